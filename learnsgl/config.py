@@ -1,0 +1,301 @@
+"""Every option of the server: its default, its unit, its allowed values and its help text, each written once.
+
+One frozen dataclass an area. `cli.py` makes the command line from them, `launch.py` hands each process the areas
+that it needs, and the manifest of a trace records them whole. Environment variables are read here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum, StrEnum
+from pathlib import Path
+from typing import Any
+
+from learnsgl.errors import OptionError
+
+BUILT_IN_MODEL = "smollm2-135m"
+
+
+class TraceLevel(StrEnum):
+    """How much of what happens is recorded. Each level holds all of the one before it."""
+
+    OFF = "off"
+    STEPS = "steps"
+    FULL = "full"
+    TOKENS = "tokens"
+
+
+def option(
+    default: Any,
+    help: str,
+    *,
+    flag: str | None = None,
+    choices: Sequence[str] | None = None,
+    minimum: float | None = None,
+    maximum: float | None = None,
+    above: float | None = None,
+    metavar: str | None = None,
+) -> Any:
+    """One option of a config dataclass.
+
+    Args:
+        default: value when the option isn't given.
+        help: one or two sentences for `--help`, with the unit.
+        flag: name on the command line, where it isn't the field's own; `None` makes it from the field's name.
+        choices: allowed values of a text option.
+        minimum: smallest allowed number.
+        maximum: largest allowed number.
+        above: the number must be greater than this.
+        metavar: placeholder in `--help`.
+    """
+    metadata = {
+        "help": help, "flag": flag, "choices": choices, "minimum": minimum, "maximum": maximum, "above": above,
+        "metavar": metavar,
+    }  # fmt: skip
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class ServerConfig:
+    """Where the API server listens, and which processes stand behind it."""
+
+    host: str = option("127.0.0.1", "address to listen on; 0.0.0.0 opens the server to the network")
+    port: int = option(8000, "TCP port of the HTTP API; 0 takes a free one", minimum=0, maximum=65535)
+    num_tokenizer: int = option(
+        1, "tokenizer worker processes; 0 shares one process with the detokenizer", minimum=0, maximum=64
+    )
+    start_timeout_s: float = option(600.0, "seconds that the workers may take to get ready", above=0)
+    drain_timeout_s: float = option(
+        30.0, "seconds that running requests may take to end after Ctrl-C or SIGTERM", minimum=0
+    )
+    log_level: str = option("info", "least severe line that is logged", choices=("debug", "info", "warning", "error"))
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """The model, and the device that runs it."""
+
+    model: str = option(
+        BUILT_IN_MODEL,
+        "a built-in model (smollm2-135m, tiny-random), a folder in Hugging Face's layout, or a .gguf file",
+    )
+    served_model_name: str | None = option(None, "name that clients use for the model; by default --model's own")
+    device: str = option("auto", "auto takes an NVIDIA GPU where there is one", choices=("auto", "cpu", "cuda"))
+    dtype: str = option(
+        "auto",
+        "of weights, activations and KV cache; auto is float32 on a CPU",
+        choices=("auto", "float32", "bfloat16"),
+    )
+    num_threads: int | None = option(
+        None, "CPU threads of the engine; by default the machine's cores", minimum=1, maximum=1024
+    )
+    max_model_len: int | None = option(
+        None, "most tokens of one request, prompt and output; by default the model's context", minimum=2
+    )
+    page_size: int = option(1, "tokens a page of KV cache", minimum=1, maximum=1024)
+    num_pages: int | None = option(None, "pages of KV cache; by default as many as --memory-ratio allows", minimum=1)
+    memory_ratio: float = option(
+        0.25, "share of the memory that is free after loading which the KV cache takes", above=0, maximum=1
+    )
+    seed: int = option(0, "seed of the requests that bring none, and of dummy weights", minimum=0, maximum=2**63 - 1)
+
+
+@dataclass(frozen=True)
+class SchedulerConfig:
+    """Which requests run, and in what order."""
+
+    max_running_requests: int = option(64, "requests that hold a table row at once", minimum=1, maximum=65536)
+    max_prefill_length: int = option(
+        512, "most tokens of one step; longer prompts are cut into chunks", minimum=1, maximum=1 << 20
+    )
+    policy: str = option(
+        "prefill-first",
+        "prefill-first: prompts before running answers; mixed: answers ride along with prompt chunks",
+        choices=("prefill-first", "mixed"),
+    )
+    cache_type: str = option(
+        "radix", "radix shares the KV of common prefixes between requests; naive shares nothing",
+        choices=("radix", "naive"),
+    )  # fmt: skip
+    overlap: bool = option(True, "schedule the next step while the device runs this one; --no-overlap waits for it")
+    prefix_wait_tokens: int = option(
+        32,
+        "a request waits for another that is computing a prefix which both share, when that saves at least "
+        "this many tokens",
+        minimum=1,
+    )
+
+
+@dataclass(frozen=True)
+class TraceConfig:
+    """What is recorded of all this, and where."""
+
+    trace: Path | None = option(
+        None, "folder for recordings; each run makes a folder of its own in it. Without it nothing is recorded",
+        metavar="DIR",
+    )  # fmt: skip
+    trace_level: TraceLevel = option(
+        TraceLevel.FULL, "steps: requests and steps; full: also messages, cache and pages; tokens: also ids and text",
+        choices=tuple(level.value for level in TraceLevel),
+    )  # fmt: skip
+    trace_max_bytes: int = option(
+        2 << 30, "bytes that the recording may take; the oldest files go first. 0 sets no limit", minimum=0
+    )
+    trace_segment_bytes: int = option(
+        64 << 20, "bytes after which a process goes on in a new file", minimum=4096, maximum=1 << 40
+    )
+
+
+@dataclass(frozen=True)
+class Config:
+    """All areas together."""
+
+    server: ServerConfig = field(default_factory=ServerConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
+    trace: TraceConfig = field(default_factory=TraceConfig)
+
+    def to_json(self) -> dict[str, Any]:
+        """The configuration as JSON-ready values, area by area, for the manifest of a trace."""
+        return {area.name: _plain(getattr(self, area.name)) for area in dataclasses.fields(self)}
+
+    def with_values(self, values: Mapping[str, Any]) -> Config:
+        """A copy with some options set, by the fields' names (`Config().with_values({"port": 0})`).
+
+        Raises:
+            OptionError: no such option, or a value that isn't allowed.
+        """
+        areas: dict[str, Any] = {}
+        known = {f.name: area.name for area in dataclasses.fields(self) for f in _options(area)}
+        for name in values:
+            if name not in known:
+                raise OptionError(f"unknown option {name!r}; there are: {', '.join(sorted(known))}")
+        for area in dataclasses.fields(self):
+            mine = {name: value for name, value in values.items() if known[name] == area.name}
+            areas[area.name] = dataclasses.replace(getattr(self, area.name), **mine)
+        config = Config(**areas)
+        config.check()
+        return config
+
+    def check(self) -> None:
+        """Check every value against its range and choices.
+
+        Raises:
+            OptionError: naming the option, the value and what is allowed.
+        """
+        for area in dataclasses.fields(self):
+            for f in _options(area):
+                _check_value(f, getattr(getattr(self, area.name), f.name))
+
+
+def _options(area: dataclasses.Field[Any]) -> tuple[dataclasses.Field[Any], ...]:
+    assert isinstance(area.default_factory, type)
+    return dataclasses.fields(area.default_factory)
+
+
+def flag_of(f: dataclasses.Field[Any]) -> str:
+    """The option's name on the command line, with its dashes."""
+    return f.metadata["flag"] or "--" + f.name.replace("_", "-")
+
+
+def _plain(area: Any) -> dict[str, Any]:
+    return {
+        f.name: value.value if isinstance(value, Enum) else str(value) if isinstance(value, Path) else value
+        for f in dataclasses.fields(area)
+        for value in [getattr(area, f.name)]
+    }
+
+
+def _check_value(f: dataclasses.Field[Any], value: Any) -> None:
+    meta = f.metadata
+    if value is None:
+        return
+    if meta["choices"] is not None and (value.value if isinstance(value, Enum) else value) not in meta["choices"]:
+        raise OptionError(f"{flag_of(f)} is {value!r}; choose one of: {', '.join(meta['choices'])}")
+    bounds = {"at least": meta["minimum"], "at most": meta["maximum"], "above": meta["above"]}
+    given = {words: bound for words, bound in bounds.items() if bound is not None}
+    if not given:
+        return
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise OptionError(f"{flag_of(f)} is {value!r}; it must be a number")
+    holds = (
+        value >= given.get("at least", value)
+        and value <= given.get("at most", value)
+        and ("above" not in given or value > given["above"])
+    )
+    if not holds:  # also for NaN, which compares false with everything
+        raise OptionError(f"{flag_of(f)} is {value}; it must be {' and '.join(f'{k} {v:g}' for k, v in given.items())}")
+
+
+def add_options(parser: argparse.ArgumentParser, config: Config | None = None) -> None:
+    """Add every option of every area to a command's parser, one help group an area."""
+    config = config or Config()
+    for area in dataclasses.fields(Config):
+        factory = area.default_factory
+        assert isinstance(factory, type)
+        group = parser.add_argument_group(area.name, (factory.__doc__ or "").strip())
+        for f in dataclasses.fields(factory):
+            default = getattr(getattr(config, area.name), f.name)
+            shown = default.value if isinstance(default, Enum) else default
+            help_text = f.metadata["help"] + ("" if shown is None else f" (default: {shown})")
+            if isinstance(default, bool):
+                group.add_argument(
+                    flag_of(f), dest=f.name, default=default, action=argparse.BooleanOptionalAction, help=help_text
+                )
+                continue
+            group.add_argument(
+                flag_of(f), dest=f.name, default=default, type=_converter(f), help=help_text.replace("%", "%%"),
+                choices=None, metavar=f.metadata["metavar"] or _metavar(f),
+            )  # fmt: skip
+
+
+def _metavar(f: dataclasses.Field[Any]) -> str:
+    if f.metadata["choices"]:
+        return "{" + ",".join(f.metadata["choices"]) + "}"
+    kind = str(f.type)
+    return "N" if "int" in kind else "X" if "float" in kind else f.name.upper()
+
+
+def _converter(f: dataclasses.Field[Any]) -> Any:
+    kind = str(f.type)
+
+    def convert(text: str) -> Any:
+        try:
+            value: Any = text
+            if "int" in kind:
+                value = int(text)
+            elif "float" in kind:
+                value = float(text)
+            elif "Path" in kind:
+                value = Path(text)
+        except ValueError:
+            noun = "a whole number" if "int" in kind else "a number"
+            raise OptionError(f"{flag_of(f)} is {text!r}; it must be {noun}") from None
+        _check_value(f, value)
+        return TraceLevel(value) if "TraceLevel" in kind else value
+
+    return convert
+
+
+def config_from_args(args: argparse.Namespace) -> Config:
+    """The configuration that a parsed command line asks for."""
+    areas: dict[str, Any] = {}
+    for area in dataclasses.fields(Config):
+        factory = area.default_factory
+        assert isinstance(factory, type)
+        areas[area.name] = factory(**{f.name: getattr(args, f.name) for f in dataclasses.fields(factory)})
+    config = Config(**areas)
+    config.check()
+    return config
+
+
+def cache_folder() -> Path:
+    """Where pulled models are kept: `$LEARNSGL_HOME`, or `learnsgl` in the user's cache folder."""
+    if home := os.environ.get("LEARNSGL_HOME"):
+        return Path(home).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base).expanduser() if base else Path.home() / ".cache") / "learnsgl"

@@ -1,0 +1,122 @@
+"""The five kinds of message, in the order in which a request causes them.
+
+    API ──TokenizeMsg──▶ tokenizer ──UserMsg──▶ scheduler ──DetokenizeMsg──▶ detokenizer ──UserReply──▶ API
+     └──────AbortMsg──────▶└──────AbortMsg────▶     ▲──────────AbortMsg──────────┘
+
+They are msgspec structs, encoded as MessagePack maps with their name in `type`; one ZMQ message carries a list of
+them. Arrays travel as bytes: int32 token ids and int64 uids, little-endian. A client's abort takes the same road as
+its request, so it can't overtake it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from learnsgl.core import FinishReason, SamplingParams
+
+
+class TokenizeMsg(msgspec.Struct, tag="TokenizeMsg", tag_field="type", omit_defaults=True):
+    """API server to tokenizer: a new request. Exactly one of `text`, `input_ids` and `messages` is given."""
+
+    uid: int
+    sampling: SamplingParams
+    text: str | None = None
+    input_ids: list[int] | None = None
+    messages: list[dict[str, Any]] | None = None
+    """A chat; the tokenizer renders it with the model's chat template."""
+
+
+class AbortMsg(msgspec.Struct, tag="AbortMsg", tag_field="type", omit_defaults=True):
+    """Stop a request. From the API server: the client went away. From the detokenizer: a stop string was met."""
+
+    uid: int
+    choice: int | None = None
+    """`None`: every choice of the request."""
+    reason: FinishReason = FinishReason.ABORT
+    num_kept_tokens: int | None = None
+    """With a stop string: generated tokens up to and including the one that completed it."""
+
+
+class UserMsg(msgspec.Struct, tag="UserMsg", tag_field="type", omit_defaults=True):
+    """Tokenizer to scheduler: a tokenized request."""
+
+    uid: int
+    input_ids: bytes
+    """int32 [prompt_len]."""
+    sampling: SamplingParams
+
+
+class Accepted(msgspec.Struct, omit_defaults=True):
+    """The scheduler has queued a request: it fits the context and will be served."""
+
+    uid: int
+    choice: int
+    num_prompt_tokens: int
+    stop: tuple[str, ...] = ()
+    """The request's stop strings, for the detokenizer."""
+
+
+class ErrorInfo(msgspec.Struct, omit_defaults=True):
+    """An error for the client, as `errors.RequestError` holds it."""
+
+    message: str
+    status: int = 400
+    code: str = "invalid_value"
+    param: str | None = None
+
+
+class Ending(msgspec.Struct, omit_defaults=True):
+    """The scheduler has ended a request; nothing follows for it."""
+
+    uid: int
+    choice: int
+    reason: FinishReason
+    num_prompt_tokens: int = 0
+    num_cached_tokens: int = 0
+    num_generated_tokens: int = 0
+    """Tokens generated and kept, an end-of-sequence token counted."""
+    error: ErrorInfo | None = None
+
+
+class DetokenizeMsg(msgspec.Struct, tag="DetokenizeMsg", tag_field="type", omit_defaults=True):
+    """Scheduler to detokenizer: what one step gave, for all requests at once. `accepted` apply first, `endings` last.
+
+    The token with which a request ended by end-of-sequence is in `token_ids` too; `num_hidden` of its ending tokens
+    give no text.
+    """
+
+    step: int = 0
+    accepted: list[Accepted] = []
+    uids: bytes = b""
+    """int64 [n]."""
+    choices: bytes = b""
+    """int32 [n]."""
+    token_ids: bytes = b""
+    """int32 [n]; one token for each request named in `uids`."""
+    hidden: bytes = b""
+    """uint8 [n]; 1 for an end-of-sequence token, which gives no text. Empty: none is hidden."""
+    endings: list[Ending] = []
+
+
+class Delta(msgspec.Struct, omit_defaults=True):
+    """What is new for one request: text, its acceptance, its end, or several of these at once."""
+
+    uid: int
+    choice: int = 0
+    accepted: bool = False
+    """The request was queued; a stream may begin."""
+    text: str = ""
+    num_tokens: int = 0
+    """Generated tokens that this delta brings (their text may still be held back)."""
+    ending: Ending | None = None
+
+
+class UserReply(msgspec.Struct, tag="UserReply", tag_field="type", omit_defaults=True):
+    """Detokenizer (or tokenizer, for an error) to API server: deltas for any number of requests, in order."""
+
+    deltas: list[Delta]
+
+
+Message = TokenizeMsg | AbortMsg | UserMsg | DetokenizeMsg | UserReply

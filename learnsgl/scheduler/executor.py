@@ -1,0 +1,163 @@
+"""The one seam between the scheduler and whatever runs the model.
+
+`Step` is plain data; an executor takes steps in order and gives their sampled tokens back. The engine on a CPU or
+GPU, the simulator on its virtual clock and the fake in the tests all look like `Executor`; the scheduler can't tell
+them apart. Everything on the device (weights, KV pool, page table, token pool) belongs to the executor.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from learnsgl.core import Int32Array, ReqKey, SamplingParams
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutorInfo:
+    """What the scheduler and the start-up message need to know of an executor once it is ready."""
+
+    model: str
+    """Name that clients use for the model."""
+    device: str
+    """For people: `cpu (2 threads)`, `cuda:0 NVIDIA H100`."""
+    dtype: str
+    num_pages: int
+    """Pages of KV cache; pages are numbered from 0."""
+    page_size: int
+    """Tokens a page."""
+    max_model_len: int
+    """Most tokens of one request, prompt and output: the model's context, or less where the pages end first."""
+    vocab_size: int
+    eos_ids: tuple[int, ...]
+    """Tokens that end a sequence."""
+    memory: dict[str, int] = field(default_factory=dict)
+    """Bytes by purpose: `weights`, `kv_pages`, `workspace`, `available_before`, `available_after`, `page`."""
+    phases: list[tuple[str, int, int]] = field(default_factory=list)
+    """Start-up phases (name, start_ns, end_ns) on `time.monotonic_ns`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """A request that gets its table row with this step.
+
+    Attributes:
+        key: the request's id and choice (with the seed, what its random numbers depend on when it gives none).
+        row: table row, free until now.
+        prompt_ids: int32 [prompt_len]; the executor writes them to its token pool at positions 0 to prompt_len.
+        sampling: how to choose its tokens.
+        cached_pages: int32 [n]; pages found in the cache, which hold the KV of the first n * page_size tokens.
+    """
+
+    key: ReqKey
+    row: int
+    prompt_ids: Int32Array
+    sampling: SamplingParams
+    cached_pages: Int32Array
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One forward pass: for each row, a run of consecutive positions whose tokens go through the model.
+
+    The input token at a position is read from the executor's token pool [row, position]: prompt tokens were written
+    there at admission, generated ones by the sampling of an earlier step, so step N+1 can be submitted before the
+    host has seen what step N sampled. When the row's `wants_token` is set, a token is sampled from the logits of
+    the run's last position, and written to the token pool one position after it.
+
+    Attributes:
+        number: counts from 1 without gaps; executors run steps in this order.
+        admitted: requests that get a row now, before anything else of the step.
+        rows: int32 [n]; no row twice.
+        starts: int32 [n]; first position of each run.
+        lens: int32 [n]; tokens in each run, at least 1. A decode run has length 1.
+        wants_token: bool-like int32 [n]; 1 where a token is to be sampled.
+        page_counts: int32 [n]; how many pages each row is given, appended to its page table.
+        new_pages: int32 [sum(page_counts)]; those pages, row after row.
+        released_rows: int32 [m]; rows given back since the last step. They are free before `admitted` applies.
+    """
+
+    number: int
+    admitted: tuple[Admission, ...]
+    rows: Int32Array
+    starts: Int32Array
+    lens: Int32Array
+    wants_token: Int32Array
+    page_counts: Int32Array
+    new_pages: Int32Array
+    released_rows: Int32Array
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that go through the model in this step."""
+        return int(self.lens.sum())
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What a step gave.
+
+    Attributes:
+        number: the step's number.
+        tokens: int32 [number of rows with wants_token]; in the order of the step's rows.
+        forward_start_ns, forward_end_ns: when the device worked on the forward pass, on the host's clock.
+        sample_start_ns, sample_end_ns: likewise for the sampling.
+    """
+
+    number: int
+    tokens: Int32Array
+    forward_start_ns: int
+    forward_end_ns: int
+    sample_start_ns: int
+    sample_end_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Masks:
+    """Tokens that constrained requests may take: for row `rows[i]` the token ids set in `allowed[i]`.
+
+    Attributes:
+        rows: int32 [m].
+        allowed: packed bits, uint8 [m, ceil(vocab_size / 8)], as bytes row after row.
+    """
+
+    rows: Int32Array
+    allowed: bytes
+
+
+class Ticket(Protocol):
+    """A step that was submitted and not yet collected."""
+
+    @property
+    def number(self) -> int:
+        """The step's number."""
+        ...
+
+
+class Executor(Protocol):
+    """Runs steps in the order they are submitted."""
+
+    @property
+    def info(self) -> ExecutorInfo:
+        """Sizes and names, fixed once the executor exists."""
+        ...
+
+    def submit(self, step: Step) -> Ticket:
+        """Queue the forward pass of `step` and return at once."""
+        ...
+
+    def sample(self, ticket: Ticket, masks: Masks | None) -> None:
+        """Queue the sampling of a submitted step and return at once; `masks` only for constrained requests."""
+        ...
+
+    def collect(self, ticket: Ticket) -> StepResult:
+        """Wait until the step's sampled tokens are on the host. Tickets are collected in the order of submission.
+
+        Raises:
+            EngineError: the forward pass or the sampling failed.
+        """
+        ...
+
+    def close(self) -> None:
+        """Stop the device's threads and give memory back; safe to call twice."""
+        ...

@@ -1,9 +1,34 @@
-"""Every process's way into the trace: events are kept in a list and written in frames when the process is idle."""
+"""Every process's way into the trace: events are kept in a list and written in frames when the process is idle.
+
+Recording an event costs about a microsecond, since it is only appended; encoding, compressing and writing happen in
+`flush_if_due`, which a process calls where it waits anyway. Call all of it from the process's main thread only:
+there is no lock.
+"""
 
 from __future__ import annotations
 
-from learnsgl.config import TraceLevel
+import logging
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from learnsgl.config import TraceConfig, TraceLevel
+from learnsgl.trace import events
 from learnsgl.trace.events import Event
+from learnsgl.trace.manifest import run_id_of
+from learnsgl.trace.segments import Identity, SegmentWriter
+
+FRAME_EVENTS = 512
+FRAME_NS = 50_000_000
+MAX_PENDING_EVENTS = 8192
+"""At so many the recorder writes by itself, or, while the disk takes nothing, drops them and counts them."""
+RETRY_NS = 1_000_000_000
+
+logger = logging.getLogger(__name__)
 
 
 class Recorder:
@@ -14,25 +39,145 @@ class Recorder:
         if recorder.full:
             recorder.emit(events.CacheTouched(recorder.now(), node, clock))
 
+    A disk that takes no more never raises here: events wait, then are dropped and counted, and the first frame that
+    can be written again begins with `trace.dropped`.
+
     Attributes:
         steps, full, tokens: whether events of that level are recorded.
+
+    Args:
+        level: how much the callers are to record.
+        writer: where frames go; without one, events are forgotten.
     """
 
-    def __init__(self, level: TraceLevel) -> None:
+    now = staticmethod(time.monotonic_ns)
+
+    def __init__(self, level: TraceLevel, writer: SegmentWriter | None = None) -> None:
         order = list(TraceLevel)
         rank = order.index(level)
         self.steps = rank >= order.index(TraceLevel.STEPS)
         self.full = rank >= order.index(TraceLevel.FULL)
         self.tokens = rank >= order.index(TraceLevel.TOKENS)
+        self._writer = writer
+        self._pending: list[Event] = []
+        self._ceiling = MAX_PENDING_EVENTS if writer is not None else 1
+        self._encoder = msgspec.msgpack.Encoder(enc_hook=_plain_number)
+        self._next = 1
+        """Number of the first pending event, unless `trace.dropped` goes before it."""
+        self._lost_first: int | None = None
+        self._failure: str | None = None
+        self._retry_at_ns = 0
 
     def emit(self, event: Event) -> None:
-        """Append one event."""
+        """Append one event; it must not be changed afterwards."""
+        pending = self._pending
+        pending.append(event)
+        if len(pending) >= self._ceiling:
+            self._relieve()
 
     def flush_if_due(self) -> None:
         """Write what is pending, where 512 events or 50 ms have gathered; called where the process waits anyway."""
+        pending = self._pending
+        if pending and (len(pending) >= FRAME_EVENTS or time.monotonic_ns() - pending[0].ns >= FRAME_NS):
+            self.flush()
 
     def flush(self) -> None:
-        """Write what is pending."""
+        """Write what is pending; after a failure, not before a second has passed."""
+        if self._failure is None or time.monotonic_ns() >= self._retry_at_ns:
+            self._write()
 
     def close(self) -> None:
-        """Record `process.ended`, write what is pending and close the file."""
+        """Record `process.ended`, write what is pending and close the file; later events are forgotten."""
+        if self._writer is None:
+            return
+        self.emit(events.ProcessEnded(self.now()))
+        self._write()
+        if self._pending:
+            num_lost = self._next + len(self._pending) - (self._lost_first or self._next)
+            logger.warning("the trace ends early: its last %d events could not be written", num_lost)
+        self._writer.close()
+        self._writer = None
+        self._pending.clear()
+        self._ceiling = 1
+        self.steps = self.full = self.tokens = False
+
+    def _write(self) -> None:
+        if self._writer is None or not self._pending:
+            return
+        batch = self._pending
+        if self._lost_first is not None:
+            reason = self._failure or "unknown"
+            batch = [events.TraceDropped(self.now(), reason, self._lost_first, self._next - 1), *batch]
+        payload = self._encoder.encode(batch)
+        try:
+            self._writer.write(payload, self._next, self._next + len(batch) - 1, batch[0].ns)
+        except OSError as error:
+            self._note_failure(error)
+            return
+        self._pending.clear()
+        self._next += len(batch)
+        if self._failure is not None:
+            logger.warning("the trace is being recorded again")
+        self._failure = self._lost_first = None
+
+    def _note_failure(self, error: OSError) -> None:
+        if self._failure is None:
+            logger.warning("the trace can't be written (%s); the server goes on, and so will the trace", error)
+        self._failure = error.strerror or str(error)
+        self._retry_at_ns = time.monotonic_ns() + RETRY_NS
+
+    def _relieve(self) -> None:
+        """The list has reached its ceiling: write it, or forget it where it can't be written."""
+        if self._writer is not None:
+            self.flush()
+        if len(self._pending) < self._ceiling:
+            return
+        if self._writer is not None:
+            if self._lost_first is None:
+                self._lost_first = self._next
+            self._next += len(self._pending)
+        self._pending.clear()
+
+
+class MemoryRecorder(Recorder):
+    """Keeps events in a list, for tests and for traces of virtual time.
+
+    Attributes:
+        events: all events so far; the event with number n is `events[n - 1]`.
+    """
+
+    def __init__(self, level: TraceLevel = TraceLevel.FULL) -> None:
+        super().__init__(level)
+        self.events: list[Event] = []
+
+    def emit(self, event: Event) -> None:
+        """Append one event."""
+        self.events.append(event)
+
+
+def open_recorder(folder: Path | None, config: TraceConfig, name: str, role: str, *, late: bool = False) -> Recorder:
+    """A recorder for this process, whose first events are `process.started` and `trace.begin`.
+
+    Args:
+        folder: the run's folder, from `manifest.create_run`; `None` records nothing.
+        config: level and limits.
+        name: unique name of the process in the run: api, tokenizer-0, scheduler-0, detokenizer.
+        role: api, tokenizer, scheduler or detokenizer.
+        late: the process has state already, and a keyframe follows.
+    """
+    if folder is None or config.trace_level is TraceLevel.OFF:
+        return Recorder(TraceLevel.OFF)
+    identity = Identity(run_id_of(folder), name, role, os.getpid(), config.trace_level.value)
+    writer = SegmentWriter(folder, identity, config.trace_segment_bytes, config.trace_max_bytes)
+    recorder = Recorder(config.trace_level, writer)
+    recorder.emit(events.ProcessStarted(recorder.now(), name, role, os.getpid(), os.getppid()))
+    recorder.emit(events.TraceBegin(recorder.now(), config.trace_level.value, late))
+    recorder.flush()
+    return recorder
+
+
+def _plain_number(value: Any) -> Any:
+    """Numpy's scalars count as the numbers they hold; anything else that msgspec refuses is a mistake of ours."""
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"an event holds {value!r} of type {type(value).__name__}; give plain numbers, text or bytes")

@@ -1,0 +1,95 @@
+"""A worker's ear: its channels and the pipe from its parent behind one poller.
+
+The tokenizer, the detokenizer and the scheduler wait here and nowhere else, so each hears at once when the parent
+asks it to stop, or is gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from multiprocessing.connection import Connection
+
+import zmq
+
+from learnsgl.message.channel import RecvChannel
+from learnsgl.message.types import Message
+from learnsgl.trace.recorder import Recorder
+
+STOP_WORD = b"stop"
+"""What the parent writes into the control pipe to end a worker in order."""
+
+FLUSH_AFTER_MS = 50
+"""A worker that hears nothing for so long writes its pending trace events."""
+
+QUIET_MS = 50
+"""After the parent's word to stop, a worker ends once nothing has arrived for so long."""
+
+
+class ParentGone(Exception):
+    """The parent's end of the control pipe is closed: it died, and nobody is left to serve."""
+
+
+class Mailbox:
+    """Receives from several channels and from the parent.
+
+    Args:
+        channels: the worker's receiving channels.
+        control: reading end of the pipe from the parent.
+        recorder: flushed while the worker waits.
+
+    Attributes:
+        stopping: whether the parent has asked the worker to stop.
+    """
+
+    def __init__(self, channels: Sequence[RecvChannel], control: Connection, recorder: Recorder) -> None:
+        self.stopping = False
+        self._channels = list(channels)
+        self._control = control
+        self._recorder = recorder
+        self._poller = zmq.Poller()
+        for channel in self._channels:
+            self._poller.register(channel.socket, zmq.POLLIN)
+        self._poller.register(control.fileno(), zmq.POLLIN)
+
+    def receive(self, *, block: bool) -> list[Message]:
+        """What has arrived; with `block`, waits until something has, or the parent asks to stop.
+
+        Raises:
+            ParentGone: the parent is dead.
+        """
+        self._recorder.flush_if_due()
+        if not block:
+            return self._take(0)
+        messages = self._take(FLUSH_AFTER_MS)
+        while not messages and not self.stopping:
+            self._recorder.flush()
+            messages = self._take(None)
+        return messages
+
+    def receive_last(self) -> list[Message]:
+        """After the word to stop: what still arrives; nothing once the channels have been quiet for a while."""
+        return self._take(QUIET_MS)
+
+    def close(self) -> None:
+        """Close the channels and the pipe."""
+        for channel in self._channels:
+            channel.close()
+        self._control.close()
+
+    def _take(self, timeout_ms: int | None) -> list[Message]:
+        ready = dict(self._poller.poll(timeout_ms))
+        messages: list[Message] = []
+        for channel in self._channels:
+            if channel.socket in ready:
+                messages += channel.take()
+        if self._control.fileno() in ready:
+            self._hear_parent()
+        return messages
+
+    def _hear_parent(self) -> None:
+        try:
+            word = self._control.recv_bytes(len(STOP_WORD))
+        except (EOFError, OSError):
+            raise ParentGone from None
+        if word == STOP_WORD:
+            self.stopping = True

@@ -1,0 +1,1 @@
+"""The server around the engine: starting and watching the processes, and the HTTP API."""

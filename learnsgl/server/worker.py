@@ -1,0 +1,208 @@
+"""What every child process does around its own work: signals, log, trace, sockets, acknowledgement, and its end.
+
+`launch.py` starts `run_tokenizer`, `run_detokenizer` and `run_scheduler` in processes of their own; each of these
+hands its work to `run_worker` here.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import multiprocessing.connection
+import multiprocessing.queues
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import zmq
+
+from learnsgl.config import Config
+from learnsgl.errors import LearnsglError
+from learnsgl.message.channel import RecvChannel, SendChannel
+from learnsgl.message.mailbox import Mailbox, ParentGone
+from learnsgl.message.sockets import remove_socket_folder
+from learnsgl.scheduler.executor import ExecutorInfo
+from learnsgl.trace import events
+from learnsgl.trace.recorder import Recorder, open_recorder
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class WorkerSetup:
+    """Everything that a child process is told at its start.
+
+    Attributes:
+        name: unique name of the process, such as `tokenizer-0`.
+        role: tokenizer, scheduler or detokenizer.
+        config: every option.
+        socket_folder: where the channels lie.
+        trace_folder: folder of this run's recording, if there is one.
+        model_folder: the model's files, in Hugging Face's layout.
+        model_name: name that clients use for the model.
+        executor_factory: `module:function` that makes the executor; only the scheduler calls it.
+        run_key: key of the digests in the trace; never written anywhere.
+        index: which of the workers of its role this is, counted from 0.
+    """
+
+    name: str
+    role: str
+    config: Config
+    socket_folder: Path
+    trace_folder: Path | None
+    model_folder: Path
+    model_name: str
+    executor_factory: str
+    run_key: bytes
+    index: int = 0
+
+
+@dataclass(frozen=True)
+class Ack:
+    """What a child puts into the start-up queue: that it is ready, or why it can't be.
+
+    Attributes:
+        name: the child.
+        acked_ns: when it was put there.
+        info: what the scheduler's executor offers; `None` from the others.
+        error: class name and message of the error that ended the start-up.
+    """
+
+    name: str
+    acked_ns: int
+    info: ExecutorInfo | None = None
+    error: tuple[str, str] | None = None
+
+
+AckQueue = multiprocessing.queues.Queue  # type: ignore[type-arg]  # generic in the stubs only
+WorkerMain = Callable[[WorkerSetup, Connection, Any], None]
+
+
+class Worker:
+    """A running child process, as its own code sees it.
+
+    Attributes:
+        setup: what it was told at its start.
+        recorder: its part of the trace.
+    """
+
+    def __init__(self, setup: WorkerSetup, control: Connection, acks: Any, recorder: Recorder) -> None:
+        self.setup = setup
+        self.recorder = recorder
+        self.is_ready = False
+        self._control = control
+        self._acks = acks
+        self._context: zmq.Context[Any] = zmq.Context()
+        self._open: list[SendChannel | Mailbox] = []
+
+    def sender(self, channel: str) -> SendChannel:
+        """Connect to a channel."""
+        sender = SendChannel(
+            self._context, self.setup.socket_folder, channel, sender=self.setup.name, recorder=self.recorder
+        )
+        self._open.append(sender)
+        return sender
+
+    def mailbox(self, *channels: str) -> Mailbox:
+        """Bind channels, and listen to them and to the parent."""
+        ends = [
+            RecvChannel(self._context, self.setup.socket_folder, channel, recorder=self.recorder)
+            for channel in channels
+        ]
+        mailbox = Mailbox(ends, self._control, self.recorder)
+        self._open.append(mailbox)
+        return mailbox
+
+    def ready(self, info: ExecutorInfo | None = None) -> None:
+        """Tell the parent that requests can come."""
+        self.is_ready = True
+        self.recorder.flush()
+        self._acks.put(Ack(self.setup.name, time.monotonic_ns(), info))
+
+    def fail(self, error: BaseException) -> None:
+        """Tell the parent why this process can't start, and wait until the words are in the pipe."""
+        self._acks.put(Ack(self.setup.name, time.monotonic_ns(), error=(type(error).__name__, str(error))))
+        self._acks.close()
+        self._acks.join_thread()
+
+    def close(self, *, in_order: bool) -> None:
+        """Send what is waiting, close the sockets, and write the last of the trace: whole only after an orderly end."""
+        for channel in self._open:
+            channel.close()
+        self._context.term()
+        if in_order:
+            self.recorder.close()
+        else:
+            self.recorder.flush()
+
+
+def run_worker(setup: WorkerSetup, control: Connection, acks: Any, work: Callable[[Worker], None]) -> None:
+    """Body of a child process. Returns when the work is done in order; otherwise ends the process non-zero.
+
+    Args:
+        setup: what this process is told.
+        control: reading end of a pipe from the parent; closed means that the parent is gone.
+        acks: the start-up queue.
+        work: opens its channels, calls `Worker.ready`, and serves until the parent says stop.
+    """
+    _leave_signals_to_parent()
+    configure_logging(setup.config.server.log_level, setup.name)
+    threading.Thread(target=_end_with_parent, args=(setup.socket_folder,), name="parent-watch", daemon=True).start()
+    start_ns = time.monotonic_ns()
+    recorder = open_recorder(setup.trace_folder, setup.config.trace, setup.name, setup.role)
+    worker = Worker(setup, control, acks, recorder)
+    try:
+        work(worker)
+    except ParentGone:
+        _abandon(setup.socket_folder)
+    except Exception as error:
+        code = error.exit_code if isinstance(error, LearnsglError) else LearnsglError.exit_code
+        if worker.is_ready or not isinstance(error, LearnsglError):
+            _log.exception("%s ends after %.1f s", setup.name, (time.monotonic_ns() - start_ns) / 1e9)
+        if not worker.is_ready:
+            worker.fail(error)
+        worker.close(in_order=False)
+        sys.exit(code)
+    worker.close(in_order=True)
+
+
+def record_phase(recorder: Recorder, phase: str, start_ns: int) -> None:
+    """Record that a phase of the start-up has ended now."""
+    if recorder.steps:
+        recorder.emit(events.ProcessPhase(recorder.now(), phase, start_ns))
+
+
+def configure_logging(level: str, process: str) -> None:
+    """Send this process's log to the standard error stream, each line with the process's name."""
+    logging.basicConfig(
+        level=level.upper(), format=f"%(asctime)s {process} %(levelname)s %(name)s: %(message)s", stream=sys.stderr
+    )
+
+
+def _leave_signals_to_parent() -> None:
+    # A terminal's Ctrl-C and a service manager's SIGTERM reach every process of the group; only the parent drains.
+    signals = {signal.SIGINT, signal.SIGTERM}
+    for number in signals:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)  # `launch.py` blocks them while it starts a child
+
+
+def _end_with_parent(socket_folder: Path) -> None:
+    """Wait on a thread until the parent is dead, also while the main thread loads weights or runs a step."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "workers are started by launch.py"
+    multiprocessing.connection.wait([parent.sentinel])
+    _abandon(socket_folder)
+
+
+def _abandon(socket_folder: Path) -> None:
+    """The parent was killed: leave nothing behind, and end without waiting for threads or the device."""
+    remove_socket_folder(socket_folder)
+    os._exit(LearnsglError.exit_code)

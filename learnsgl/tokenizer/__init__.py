@@ -1,0 +1,1 @@
+"""Text to token ids and back: the tokenizer and detokenizer workers, and what they are made of. No torch here."""

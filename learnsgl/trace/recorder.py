@@ -68,6 +68,16 @@ class Recorder:
         self._failure: str | None = None
         self._retry_at_ns = 0
 
+    @property
+    def num_events(self) -> int:
+        """Number of the last event."""
+        return self._next - 1 + len(self._pending)
+
+    @property
+    def segment(self) -> int:
+        """Index of the file that is being written; a new one must be readable without those before it."""
+        return self._writer.index if self._writer is not None else 0
+
     def emit(self, event: Event) -> None:
         """Append one event; it must not be changed afterwards."""
         pending = self._pending
@@ -149,6 +159,11 @@ class MemoryRecorder(Recorder):
     def __init__(self, level: TraceLevel = TraceLevel.FULL) -> None:
         super().__init__(level)
         self.events: list[Event] = []
+
+    @property
+    def num_events(self) -> int:
+        """Number of the last event."""
+        return len(self.events)
 
     def emit(self, event: Event) -> None:
         """Append one event."""

@@ -89,6 +89,11 @@ class SegmentWriter:
         self._num_bytes = 0
         self._header_bytes = 0
 
+    @property
+    def index(self) -> int:
+        """Index of the file that is being written."""
+        return self._index
+
     def write(self, payload: bytes, first: int, last: int, first_ns: int) -> None:
         """Append one frame of events.
 

@@ -6,7 +6,7 @@ scheduler and a notebook can all hold the same objects.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 from typing import NamedTuple
 
@@ -115,6 +115,7 @@ class Req:
         limit_len: prompt and output together never exceed this many tokens.
         order: arrival number in this scheduler; first come, first served goes by it.
         row: the table row it holds while it runs.
+        blocked_by: why it was not admitted when it was last looked at.
     """
 
     key: ReqKey
@@ -123,7 +124,7 @@ class Req:
     limit_len: int
     order: int
     row: int | None = None
-    output_ids: list[int] = field(default_factory=list)
+    blocked_by: str | None = None
 
     @property
     def prompt_len(self) -> int:

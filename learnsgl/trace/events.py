@@ -336,7 +336,7 @@ class SchedAdmitted(Event, tag="sched.admitted"):
     choices: Choices
     rows: Annotated[bytes, array("int32", "table row of each")]
     cached_lens: Annotated[bytes, array("int32", "tokens of the prompt found in the cache", "tokens")]
-    nodes: Annotated[bytes, array("int64", "tree node where each match ended; -1 without a tree")]
+    nodes: Annotated[bytes, array("int64", "tree node where each match ended; 0, the root, where nothing matched")]
     promised: Annotated[bytes, array("int32", "pages that each may still need until its end", "pages")]
 
 
@@ -385,9 +385,9 @@ class SchedCommitted(Event, tag="sched.committed"):
 
 
 class SchedIdle(Event, tag="sched.idle"):
-    """The scheduler waits for a message, having nothing to run."""
+    """The scheduler has nothing to run and nothing waiting."""
 
-    num_waiting: Annotated[int, about("requests in the queue", "requests")]
+    digest: Digest = None
 
 
 class BatchSubmitted(Event, tag="batch.submitted"):
@@ -436,8 +436,8 @@ class CacheSplit(Event, tag="cache.split"):
     node: int
     new_node: int
     num_pages: Annotated[int, about("pages that the new node takes", "pages")]
-    upper_digest: Annotated[int | None, about("keyed digest of the tokens of the new (upper) node")]
-    lower_digest: Annotated[int | None, about("keyed digest of the tokens that the old (lower) node keeps")]
+    upper_digest: Annotated[int, about("keyed digest of the tokens of the new (upper) node")]
+    lower_digest: Annotated[int, about("keyed digest of the tokens that the old (lower) node keeps")]
 
 
 class CacheInserted(Event, tag="cache.inserted"):
@@ -447,8 +447,8 @@ class CacheInserted(Event, tag="cache.inserted"):
     parent: int
     pages: Annotated[bytes, array("int32", "its pages, in the order of their tokens")]
     clock: Annotated[int, about("logical time")]
-    digest: Annotated[int | None, about("keyed digest of the node's tokens")]
-    row: Annotated[int | None, about("table row of the request whose pages these are")]
+    digest: Annotated[int, about("keyed digest of the node's tokens")]
+    row: Annotated[int, about("table row of the request whose pages these are")]
 
 
 class CacheEvicted(Event, tag="cache.evicted"):

@@ -1,0 +1,179 @@
+"""Prefill: cutting prompts into chunks, and admitting requests from the queue.
+
+The scheduler asks `PrefillManager.schedule` for the prompt tokens of each step. Requests are admitted first come,
+first served; one is admitted only when every page that it can ever need is free, evictable, or shared with the cache
+and not promised to others, so that no running request ever has to be thrown out.
+
+Source: chunked prefill as in Agrawal et al., "Sarathi-Serve" (2024), section 4.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import islice
+
+import numpy as np
+
+from learnsgl.core import Int32Array, Req, ReqKey, Stage
+from learnsgl.kvcache.base import PrefixMatch
+from learnsgl.kvcache.radix import common_prefix
+from learnsgl.scheduler.executor import Admission
+from learnsgl.scheduler.running import RunningReqs
+from learnsgl.trace.digest import RowField
+from learnsgl.trace.journal import Journal
+
+MAX_PASSED_OVER = 32
+"""Requests that may be passed over in one step because they wait for a shared prefix; more would cost the step."""
+
+
+@dataclass(slots=True)
+class Run:
+    """Tokens of one row in a step: positions `start` up to `start + length`."""
+
+    row: int
+    start: int
+    length: int
+
+
+@dataclass(slots=True)
+class Admitted:
+    """Requests that were admitted in one step, for the trace and the executor."""
+
+    reqs: list[Req] = field(default_factory=list)
+    rows: list[int] = field(default_factory=list)
+    pages: list[Int32Array] = field(default_factory=list)
+    promised: list[int] = field(default_factory=list)
+
+    def for_executor(self) -> tuple[Admission, ...]:
+        """What the executor is told of them."""
+        return tuple(
+            Admission(req.key, row, req.prompt_ids, req.sampling, pages)
+            for req, row, pages in zip(self.reqs, self.rows, self.pages, strict=True)
+        )
+
+
+class PrefillManager:
+    """The queue, and the prompts that are being computed.
+
+    Attributes:
+        queue: waiting requests by key, in the order of their arrival.
+    """
+
+    def __init__(self, running: RunningReqs, journal: Journal, prefix_wait_tokens: int) -> None:
+        self._running = running
+        self._table = running.table
+        self._cache = running.cache
+        self._journal = journal
+        self._prefix_wait_tokens = prefix_wait_tokens
+        self.queue: dict[ReqKey, Req] = {}
+
+    def schedule(self, step: int, budget: int) -> tuple[list[Run], Admitted]:
+        """Prompt tokens for one step.
+
+        Args:
+            step: the step's number.
+            budget: most prompt tokens in it.
+
+        Returns:
+            A run for each prompt that goes on or begins, and the requests that were admitted for it.
+        """
+        runs = self._continue_chunks(budget)
+        budget -= sum(run.length for run in runs)
+        admitted = Admitted()
+        num_passed_over = 0
+        num_waiting = len(self.queue)
+        candidates = list(islice(self.queue.values(), self._table.num_free_rows + MAX_PASSED_OVER + 1))
+        for place, req in enumerate(candidates):
+            match = self._cache.find(req.prompt_ids[:-1])  # at least one token must be computed, for its logits
+            other_uid = self._computes_shared_prefix(req, match)
+            reason = "prefix" if other_uid is not None else self._obstacle(req, match, budget)
+            if reason is not None:
+                self._block(step, req, match, reason, num_waiting - 1 - place, other_uid)
+                num_passed_over += 1
+                if reason == "prefix" and num_passed_over <= MAX_PASSED_OVER:
+                    continue  # its turn comes when the prefix is there; others need not wait for that
+                break
+            row = self._admit(req, match, admitted)
+            start = len(admitted.pages[-1]) * self._table.page_size
+            length = min(req.prompt_len - start, budget)
+            runs.append(Run(row, start, length))
+            budget -= length
+        self._trace_admissions(step, admitted)
+        return runs, admitted
+
+    def _remaining(self, row: int) -> int:
+        """Prompt tokens of a row that no step has yet."""
+        columns = self._table.columns
+        return int(columns[RowField.PROMPT_LEN, row] - columns[RowField.SCHEDULED_LEN, row])
+
+    def _continue_chunks(self, budget: int) -> list[Run]:
+        """The next chunks of prompts that have begun, in the order of their arrival."""
+        rows = np.flatnonzero(self._table.column(RowField.STAGE) == Stage.PREFILL).tolist()
+        runs = []
+        for row in sorted(rows, key=lambda row: self._table.req(row).order):
+            if budget == 0:
+                break
+            length = min(self._remaining(row), budget)
+            runs.append(Run(row, int(self._table.columns[RowField.SCHEDULED_LEN, row]), length))
+            budget -= length
+        return runs
+
+    # ------------------------------------------------------------ admission
+
+    def _obstacle(self, req: Req, match: PrefixMatch, budget: int) -> str | None:
+        """Why the request can't be admitted now, or `None`."""
+        if self._table.num_free_rows == 0:
+            return "rows"
+        if budget == 0:
+            return "budget"
+        if self._running.pages_to_end(req) - match.num_pages > self._running.num_usable(match):
+            return "pages"
+        return None
+
+    def _computes_shared_prefix(self, req: Req, match: PrefixMatch) -> int | None:
+        """The request that is computing a prefix which this one shares and the cache doesn't have yet."""
+        if not self._cache.shares:
+            return None
+        columns = self._table.columns
+        computing = (columns[RowField.COMMITTED_LEN] < columns[RowField.PROMPT_LEN]) & (
+            columns[RowField.STAGE] != Stage.FINISHED
+        )
+        known = match.num_pages * self._table.page_size
+        for row in np.flatnonzero(computing).tolist():
+            other = self._table.req(row)
+            shared = min(common_prefix(other.prompt_ids, req.prompt_ids), req.prompt_len - 1)
+            shared -= shared % self._table.page_size
+            if shared - known >= self._prefix_wait_tokens:
+                return other.key.uid
+        return None
+
+    def _admit(self, req: Req, match: PrefixMatch, admitted: Admitted) -> int:
+        """Move a request from the queue to a row."""
+        del self.queue[req.key]
+        row, pages, promised = self._running.admit(req, match)
+        admitted.reqs.append(req)
+        admitted.rows.append(row)
+        admitted.pages.append(pages)
+        admitted.promised.append(promised)
+        return row
+
+    def _trace_admissions(self, step: int, admitted: Admitted) -> None:
+        if admitted.reqs:
+            rows = np.array(admitted.rows)
+            self._journal.admitted(
+                step, [r.key for r in admitted.reqs], [r.order for r in admitted.reqs], rows,
+                self._table.columns[:, rows], admitted.pages, admitted.promised,
+            )  # fmt: skip
+
+    def _block(
+        self, step: int, req: Req, match: PrefixMatch, reason: str, num_behind: int, other_uid: int | None
+    ) -> None:
+        """Trace why a request waits; again only when the reason has changed."""
+        if req.blocked_by == reason:
+            return
+        req.blocked_by = reason
+        needed = self._running.pages_to_end(req) - match.num_pages
+        self._journal.blocked(
+            step, req.key, reason, num_behind, needed, self._running.allocator.num_free,
+            self._cache.num_evictable - match.num_evictable, self._running.num_promised, other_uid,
+        )  # fmt: skip

@@ -1,0 +1,305 @@
+"""The scheduler: decides which tokens run in each step, keeps the executor busy, and takes its results over.
+
+One iteration of the loop, with overlap:
+
+    receive messages → schedule step N+1 → submit it → collect step N → commit its tokens → reply
+
+`scheduler/worker.py` drives it in its own process; tests, benchmarks and the simulator drive it directly. It is pure
+Python and numpy over numbers, on a clock that is passed in: the same messages at the same iterations give the same
+decisions.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from learnsgl.config import SchedulerConfig
+from learnsgl.core import FinishReason, Int32Array, Req, ReqKey, Stage
+from learnsgl.errors import ContextLengthError, RequestError
+from learnsgl.kvcache.allocator import PageAllocator
+from learnsgl.kvcache.base import PrefixCache
+from learnsgl.kvcache.naive import NaiveCache
+from learnsgl.kvcache.radix import RadixCache
+from learnsgl.message.types import AbortMsg, Accepted, DetokenizeMsg, Ending, ErrorInfo, UserMsg
+from learnsgl.scheduler.decode import decodable_rows
+from learnsgl.scheduler.executor import Executor, Step, StepResult, Ticket
+from learnsgl.scheduler.live_state import LiveState
+from learnsgl.scheduler.policy import make_policy
+from learnsgl.scheduler.prefill import Admitted, PrefillManager, Run
+from learnsgl.scheduler.running import RunningReqs
+from learnsgl.scheduler.table import Int64Array, ReqTable
+from learnsgl.trace.digest import RowField
+from learnsgl.trace.journal import Journal, as_bytes
+from learnsgl.trace.keyframe import KeyframeWriter
+from learnsgl.trace.recorder import Recorder
+
+
+@dataclass(frozen=True, slots=True)
+class InFlight:
+    """A submitted step, and what is needed to take its result over."""
+
+    ticket: Ticket
+    rows: Int64Array
+    starts: Int64Array
+    lens: Int64Array
+    wants_token: Int64Array
+    num_prefill: int
+
+
+class Scheduler:
+    """Schedules requests onto an executor.
+
+    Invariants, each checked by a property test: pages are conserved; what is promised is never more than what is
+    free or evictable; every queued request ends exactly once; a row is given back only when no step holds it.
+    """
+
+    def __init__(
+        self, config: SchedulerConfig, executor: Executor, recorder: Recorder, *,
+        clock: Callable[[], int] = time.monotonic_ns, run_key: bytes = b"",
+    ) -> None:  # fmt: skip
+        """Schedule onto `executor`; `run_key` keys digests of content in the trace and is never written."""
+        info = executor.info
+        self._config = config
+        self._executor = executor
+        self._clock = clock
+        self.journal = Journal(recorder, clock, run_key)
+        self._policy = make_policy(config.policy)
+        self._eos_ids = np.array(info.eos_ids, dtype=np.int32)
+        allocator = PageAllocator(info.num_pages)
+        table = ReqTable(config.max_running_requests, info.max_model_len, info.page_size)
+        self.running = RunningReqs(table, allocator, self._make_cache(info.page_size, allocator), self.journal)
+        self.prefill = PrefillManager(self.running, self.journal, config.prefix_wait_tokens)
+        self.step_number = 0
+        self._num_arrived = 0
+        self._in_flight: deque[InFlight] = deque()
+        self._outbox = DetokenizeMsg()
+        self._is_idle = True
+        self._keyframes = KeyframeWriter(LiveState(self), recorder, clock)
+
+    def _make_cache(self, page_size: int, allocator: PageAllocator) -> PrefixCache:
+        if self._config.cache_type == "naive":
+            return NaiveCache()
+        return RadixCache(page_size, allocator, self.journal)
+
+    # ------------------------------------------------------------ messages in
+
+    @property
+    def has_work(self) -> bool:
+        """Whether `step` has something to schedule or to collect, or a reply to give."""
+        return bool(self.prefill.queue or self.running.rows or self._in_flight or self._has_reply)
+
+    @property
+    def num_unfinished(self) -> int:
+        """Requests that have not ended."""
+        return len(self.prefill.queue) + len(self.running.unfinished_rows())
+
+    def receive(self, messages: Sequence[UserMsg | AbortMsg]) -> None:
+        """Take messages over, in their order."""
+        for message in messages:
+            if isinstance(message, AbortMsg):
+                self._abort(message)
+            else:
+                self._enqueue(message)
+
+    def _enqueue(self, message: UserMsg) -> None:
+        """Put a request at the end of the queue, or refuse it."""
+        prompt_ids: Int32Array = np.frombuffer(message.input_ids, dtype="<i4").astype(np.int32)
+        key = ReqKey(message.uid)
+        try:
+            self._check_prompt(key, prompt_ids)
+        except RequestError as error:
+            self.journal.refused(key.uid, key.choice, error.code, len(prompt_ids))
+            info = ErrorInfo(str(error), error.status, error.code, error.param)
+            self._outbox.endings.append(Ending(key.uid, key.choice, FinishReason.ERROR, len(prompt_ids), error=info))
+            return
+        max_model_len = self._executor.info.max_model_len
+        max_tokens = message.sampling.max_tokens
+        limit_len = max_model_len if max_tokens is None else min(len(prompt_ids) + max_tokens, max_model_len)
+        req = Req(key, prompt_ids, message.sampling, limit_len, order=self._num_arrived)
+        self._num_arrived += 1
+        self.prefill.queue[key] = req
+        digest = self.journal.content_digest(prompt_ids) if self.journal.full else None
+        self.journal.queued(key, req.order, req.prompt_len, limit_len, digest)
+        self._outbox.accepted.append(Accepted(key.uid, key.choice, req.prompt_len, message.sampling.stop))
+
+    def _check_prompt(self, key: ReqKey, prompt_ids: Int32Array) -> None:
+        info = self._executor.info
+        if key in self.prefill.queue or key in self.running.rows:
+            raise RequestError(f"request id {key.uid} is in use; ids are never used twice", code="invalid_request_id")
+        if len(prompt_ids) == 0:
+            raise RequestError("the prompt is empty; it needs at least one token", param="prompt")
+        if len(prompt_ids) >= info.max_model_len:
+            raise ContextLengthError(len(prompt_ids), info.max_model_len)
+        low, high = int(prompt_ids.min()), int(prompt_ids.max())
+        if low < 0 or high >= info.vocab_size:
+            given = low if low < 0 else high
+            raise RequestError(
+                f"token id {given} isn't in the vocabulary; ids go from 0 to {info.vocab_size - 1}", param="prompt"
+            )
+
+    def _abort(self, message: AbortMsg) -> None:
+        """End a request, or every choice of it, wherever it stands. One that has ended already is left alone."""
+        waiting = [key for key in self.prefill.queue if _is_meant(message, key)]
+        stages = self.running.table.column(RowField.STAGE)
+        running = [
+            row for key, row in self.running.rows.items() if _is_meant(message, key) and stages[row] != Stage.FINISHED
+        ]
+        self.journal.aborting(
+            message.uid, message.choice, message.reason.value, message.num_kept_tokens, bool(waiting or running)
+        )
+        for key in waiting:
+            self._finish_waiting(key, message.reason)
+        rows = np.array(running, dtype=np.int64)
+        self._outbox.endings += self.running.finish(
+            self.step_number, rows, [message.reason] * len(rows), num_kept=message.num_kept_tokens
+        )
+        self.running.release(self.step_number, rows)
+
+    def _finish_waiting(self, key: ReqKey, reason: FinishReason, error: ErrorInfo | None = None) -> None:
+        """End a request that is still in the queue."""
+        req = self.prefill.queue.pop(key)
+        self.journal.finished_waiting(key, req.order, req.prompt_len, req.limit_len, reason.value, self.step_number)
+        self._outbox.endings.append(Ending(*key, reason, req.prompt_len, error=error))
+
+    def fail_all(self, error: ErrorInfo) -> DetokenizeMsg:
+        """End every request because the executor can't go on. Nothing is released: the pages are lost with it."""
+        for key in list(self.prefill.queue):
+            self._finish_waiting(key, FinishReason.ERROR, error)
+        rows = self.running.unfinished_rows()
+        reasons = [FinishReason.ERROR] * len(rows)
+        self._outbox.endings += self.running.finish(self.step_number, rows, reasons, error=error)
+        return self._take_reply() or DetokenizeMsg()
+
+    def close(self) -> None:
+        """Write a last keyframe, so that the trace proves the final state."""
+        self._keyframes.write_whole()
+
+    # ------------------------------------------------------------ one iteration
+
+    def step(self) -> DetokenizeMsg | None:
+        """Schedule and submit the next step, collect the one before it, and take its tokens over.
+
+        Returns:
+            What the detokenizer is to be told, or `None` when there is nothing.
+
+        Raises:
+            EngineError: the executor failed; `fail_all` ends the requests.
+        """
+        submitted = self._schedule_and_submit()
+        if self._in_flight and (not self._config.overlap or not submitted or len(self._in_flight) > 1):
+            self._collect_and_commit()
+        self._keyframes.after_iteration()
+        if not self._is_idle and not self.running.rows and not self.prefill.queue:
+            self._is_idle = True
+            self.journal.idle()
+        return self._take_reply()
+
+    @property
+    def _has_reply(self) -> bool:
+        return bool(self._outbox.uids or self._outbox.accepted or self._outbox.endings)
+
+    def _take_reply(self) -> DetokenizeMsg | None:
+        if not self._has_reply:
+            return None
+        reply, self._outbox = self._outbox, DetokenizeMsg(step=self.step_number)
+        return reply
+
+    def _schedule_and_submit(self) -> bool:
+        """Put the next step together and hand it to the executor; false when nothing can run."""
+        start_ns = self._clock()
+        number = self.step_number + 1
+        decodable = decodable_rows(self.running.table)
+        division = self._policy.divide(self._config.max_prefill_length, len(decodable))
+        prompts, admitted = self.prefill.schedule(number, division.prefill_tokens)
+        if prompts and not division.decode_beside_prefill:
+            decodable = decodable[:0]
+        if not prompts and not len(decodable):
+            return False
+        self.step_number = number
+        self._is_idle = False
+        self._submit(start_ns, prompts, admitted, decodable)
+        return True
+
+    def _submit(self, start_ns: int, prompts: list[Run], admitted: Admitted, decodable: Int64Array) -> None:
+        columns = self.running.table.columns
+        rows = np.concatenate([np.array([run.row for run in prompts], dtype=np.int64), decodable])
+        starts = columns[RowField.SCHEDULED_LEN, rows]
+        lens = np.concatenate([np.array([run.length for run in prompts], dtype=np.int64), np.ones_like(decodable)])
+        counts, pages = self.running.grow(self.step_number, rows, starts + lens)
+        columns[RowField.SCHEDULED_LEN, rows] += lens
+        columns[RowField.NUM_IN_FLIGHT, rows] += 1
+        prompt_done = columns[RowField.SCHEDULED_LEN, rows] >= columns[RowField.PROMPT_LEN, rows]
+        stages = np.where(prompt_done, Stage.DECODE, Stage.PREFILL)
+        stage_deltas = stages - columns[RowField.STAGE, rows]
+        columns[RowField.STAGE, rows] = stages
+        self.journal.stepped(
+            self.step_number, start_ns, columns[RowField.UID, rows], columns[RowField.CHOICE, rows], rows, starts,
+            lens, stage_deltas, len(prompts), len(self.prefill.queue), self.running.allocator.num_free,
+        )  # fmt: skip
+        submit_ns = self._clock()
+        step = Step(
+            self.step_number, admitted.for_executor(), _int32(rows), _int32(starts), _int32(lens), _int32(prompt_done),
+            _int32(counts), pages, _int32(self.running.released_rows),
+        )  # fmt: skip
+        self.running.released_rows = []
+        ticket = self._executor.submit(step)
+        self._executor.sample(ticket, None)
+        self.journal.submitted(self.step_number, submit_ns)
+        self._in_flight.append(InFlight(ticket, rows, starts, lens, prompt_done.astype(np.int64), len(prompts)))
+
+    # ------------------------------------------------------------ results
+
+    def _collect_and_commit(self) -> None:
+        """Wait for the oldest step in flight, and take its tokens over."""
+        start_ns = self._clock()
+        step = self._in_flight[0]
+        result = self._executor.collect(step.ticket)
+        self._in_flight.popleft()
+        self.journal.collected(
+            result.number, start_ns, (result.forward_start_ns, result.forward_end_ns),
+            (result.sample_start_ns, result.sample_end_ns),
+        )  # fmt: skip
+        self._commit(step, result)
+
+    def _commit(self, step: InFlight, result: StepResult) -> None:
+        start_ns = self._clock()
+        columns, rows = self.running.table.columns, step.rows
+        alive = columns[RowField.STAGE, rows] != Stage.FINISHED
+        kept = (step.wants_token == 1) & alive
+        tokens = np.zeros(len(rows), dtype=np.int32)
+        tokens[step.wants_token == 1] = result.tokens
+        got = rows[kept]
+        positions = columns[RowField.PROMPT_LEN, got] + columns[RowField.NUM_OUTPUT, got]
+        self.running.table.token_ids[got, positions] = tokens[kept]
+        columns[RowField.COMMITTED_LEN, rows] += step.lens
+        columns[RowField.NUM_OUTPUT, got] += 1
+        columns[RowField.NUM_IN_FLIGHT, rows] -= 1
+        uids, choices = columns[RowField.UID, rows], columns[RowField.CHOICE, rows]
+        self.journal.committed(
+            result.number, start_ns, uids, choices, rows, step.lens, kept.astype(np.int64)
+        )  # fmt: skip
+        is_eos = np.isin(tokens[kept], self._eos_ids) & ~self.running.table.ignore_eos[got]
+        self._outbox.step = result.number
+        self._outbox.uids = as_bytes(uids[kept], "i8")
+        self._outbox.choices = as_bytes(choices[kept], "i4")
+        self._outbox.token_ids = as_bytes(tokens[kept], "i4")
+        self._outbox.hidden = is_eos.astype(np.uint8).tobytes() if is_eos.any() else b""
+        self.running.remember_prompts(rows[: step.num_prefill])
+        ended = is_eos | (positions + 1 >= columns[RowField.LIMIT_LEN, got])
+        reasons = [FinishReason.STOP if eos else FinishReason.LENGTH for eos in is_eos[ended]]
+        self._outbox.endings += self.running.finish(result.number, got[ended], reasons)
+        self.running.release(result.number, rows)
+
+
+def _is_meant(message: AbortMsg, key: ReqKey) -> bool:
+    return key.uid == message.uid and message.choice in (None, key.choice)
+
+
+def _int32(values: npt.ArrayLike) -> Int32Array:
+    return np.asarray(values, dtype=np.int32)

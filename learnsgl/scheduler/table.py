@@ -1,0 +1,118 @@
+"""The request table: one row for each running request, one column for each thing known of it.
+
+Columns are numpy arrays, so that a decode step of 256 requests is a few array operations. Prefill and decode read it
+to put a step together; the scheduler moves its lengths on. The executor has a page table and a token pool with the
+same rows, kept equal by the steps it is given.
+"""
+
+from __future__ import annotations
+
+import heapq
+
+import numpy as np
+import numpy.typing as npt
+
+from learnsgl.core import Int32Array, Req, Stage
+from learnsgl.trace.digest import RowField
+
+Int64Array = npt.NDArray[np.int64]
+
+
+class ReqTable:
+    """Rows of running requests.
+
+    Attributes:
+        num_rows: most requests that can run at once.
+        columns: int64 [len(RowField), num_rows]; a free row is all zeros.
+        page_table: int32 [num_rows, pages of the longest request]; only the first `NUM_PAGES` entries of a row count.
+        token_ids: int32 [num_rows, max_model_len]; prompt and committed output of each row.
+        reqs: the request in each row.
+    """
+
+    def __init__(self, num_rows: int, max_model_len: int, page_size: int) -> None:
+        self.num_rows = num_rows
+        self.page_size = page_size
+        self.columns: Int64Array = np.zeros((len(RowField), num_rows), dtype=np.int64)
+        # Memory that is never touched is never given by the operating system: wide tables cost what is used of them.
+        self.page_table: Int32Array = np.zeros((num_rows, -(-max_model_len // page_size)), dtype=np.int32)
+        self.token_ids: Int32Array = np.zeros((num_rows, max_model_len), dtype=np.int32)
+        self.ignore_eos: npt.NDArray[np.bool_] = np.zeros(num_rows, dtype=np.bool_)
+        self.reqs: list[Req | None] = [None] * num_rows
+        self._free_rows = list(range(num_rows))  # a heap: the lowest free row is given first
+
+    @property
+    def num_free_rows(self) -> int:
+        """Rows without a request."""
+        return len(self._free_rows)
+
+    @property
+    def num_used_rows(self) -> int:
+        """Rows with a request."""
+        return self.num_rows - len(self._free_rows)
+
+    def column(self, field: RowField) -> Int64Array:
+        """One column, int64 [num_rows]; writing to it writes to the table."""
+        column: Int64Array = self.columns[field]
+        return column
+
+    def req(self, row: int) -> Req:
+        """The request in a row that is in use."""
+        req = self.reqs[row]
+        assert req is not None, f"row {row} is free"
+        return req
+
+    def assign(self, req: Req, node: int, cached_pages: Int32Array) -> int:
+        """Give a request the lowest free row, with the pages that the cache has for it."""
+        row = heapq.heappop(self._free_rows)
+        cached_len = len(cached_pages) * self.page_size
+        values = {
+            RowField.PRESENT: 1,
+            RowField.UID: req.key.uid,
+            RowField.CHOICE: req.key.choice,
+            RowField.STAGE: Stage.PREFILL,
+            RowField.PROMPT_LEN: req.prompt_len,
+            RowField.LIMIT_LEN: req.limit_len,
+            RowField.CACHED_LEN: cached_len,
+            RowField.SCHEDULED_LEN: cached_len,
+            RowField.COMMITTED_LEN: cached_len,
+            RowField.NODE: node,
+            RowField.NUM_PAGES: len(cached_pages),
+        }
+        for field, value in values.items():
+            self.columns[field, row] = value
+        self.page_table[row, : len(cached_pages)] = cached_pages
+        self.token_ids[row, : req.prompt_len] = req.prompt_ids
+        self.ignore_eos[row] = req.sampling.ignore_eos
+        self.reqs[row] = req
+        req.row = row
+        return row
+
+    def release(self, row: int) -> None:
+        """Make a row free again."""
+        self.req(row).row = None
+        self.reqs[row] = None
+        self.columns[:, row] = 0
+        heapq.heappush(self._free_rows, row)
+
+    def pages_of(self, row: int) -> Int32Array:
+        """The row's pages, int32 [num_pages]."""
+        pages: Int32Array = self.page_table[row, : int(self.columns[RowField.NUM_PAGES, row])].copy()
+        return pages
+
+    def lacking(self, rows: Int64Array, stops: Int64Array) -> Int64Array:
+        """How many pages rows [n] lack, to hold positions up to `stops` [n]: int64 [n]."""
+        lacking: Int64Array = np.maximum(-(-stops // self.page_size) - self.columns[RowField.NUM_PAGES, rows], 0)
+        return lacking
+
+    def append_pages(self, rows: Int64Array, counts: Int64Array, pages: Int32Array) -> Int64Array:
+        """Append pages to rows, `counts` [n] each. Returns their positions in the rows, int64 [sum(counts)]."""
+        old = self.columns[RowField.NUM_PAGES, rows]
+        first_of_row = np.repeat(np.cumsum(counts) - counts, counts)
+        positions: Int64Array = np.repeat(old, counts) + np.arange(len(pages)) - first_of_row
+        self.page_table[np.repeat(rows, counts), positions] = pages
+        self.columns[RowField.NUM_PAGES, rows] += counts
+        return positions
+
+    def used_rows(self) -> Int64Array:
+        """Rows in use, ascending."""
+        return np.flatnonzero(self.columns[RowField.PRESENT])

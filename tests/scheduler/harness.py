@@ -1,0 +1,153 @@
+"""Drives a scheduler on the fake executor and checks, after every iteration, all that must always hold."""
+
+from __future__ import annotations
+
+import itertools
+
+import msgspec
+import numpy as np
+
+from learnsgl.config import SchedulerConfig
+from learnsgl.core import FinishReason, SamplingParams, Stage
+from learnsgl.message.types import AbortMsg, DetokenizeMsg, Ending, UserMsg
+from learnsgl.scheduler.live_state import LiveState
+from learnsgl.scheduler.scheduler import Scheduler
+from learnsgl.trace import events
+from learnsgl.trace.digest import RowField
+from learnsgl.trace.fold import Fold
+from learnsgl.trace.recorder import MemoryRecorder
+from learnsgl.trace.state import digest_of
+from tests.fakes import FakeExecutor
+
+
+class Harness:
+    """A scheduler, its trace, and what its clients have seen.
+
+    Attributes:
+        outputs: token ids that each request got.
+        endings: how each request ended; checked to be exactly one.
+    """
+
+    def __init__(
+        self, *, num_pages: int = 64, page_size: int = 1, max_model_len: int = 64, num_rows: int = 8, **options: object
+    ) -> None:
+        self.executor = FakeExecutor(num_pages, page_size, max_model_len, num_rows)
+        self.recorder = MemoryRecorder()
+        self._ticks = itertools.count(1)
+        config = SchedulerConfig(max_running_requests=num_rows, **options)  # type: ignore[arg-type]
+        self.recorder.emit(events.TraceBegin(0, "full", False))
+        self.recorder.emit(
+            events.EngineReady(0, "fake", "fake", "none", num_pages, page_size, max_model_len, num_rows, {})
+        )
+        self.scheduler = Scheduler(
+            config, self.executor, self.recorder, clock=lambda: next(self._ticks), run_key=b"key"
+        )
+        self.fold = Fold()
+        self._num_folded = 0
+        self.prompts: dict[int, list[int]] = {}
+        self.outputs: dict[int, list[int]] = {}
+        self.endings: dict[int, Ending] = {}
+        self._uids = itertools.count(1)
+
+    # ------------------------------------------------------------ what clients do
+
+    def send(self, prompt: list[int], max_tokens: int | None = None, *, ignore_eos: bool = False) -> int:
+        uid = next(self._uids)
+        self.prompts[uid] = prompt
+        sampling = SamplingParams(max_tokens=max_tokens, ignore_eos=ignore_eos)
+        self.scheduler.receive([UserMsg(uid, np.array(prompt, dtype=np.int32).tobytes(), sampling)])
+        return uid
+
+    def abort(self, uid: int, *, stop_after: int | None = None) -> None:
+        reason = FinishReason.ABORT if stop_after is None else FinishReason.STOP
+        self.scheduler.receive([AbortMsg(uid, None, reason, stop_after)])
+
+    def step(self) -> None:
+        reply = self.scheduler.step()
+        if reply is not None:
+            self._deliver(msgspec.msgpack.decode(msgspec.msgpack.encode(reply), type=DetokenizeMsg))
+        self.check()
+
+    def run(self, limit: int = 10_000) -> None:
+        """Step until nothing is left to do."""
+        for _ in range(limit):
+            if not self.scheduler.has_work:
+                break
+            self.step()
+        assert not self.scheduler.has_work, "requests are stuck"
+        self.scheduler.close()
+        self._fold_new_events()
+        self.fold.finish()
+
+    def _deliver(self, reply: DetokenizeMsg) -> None:
+        for accepted in reply.accepted:
+            assert accepted.uid not in self.outputs
+            self.outputs[accepted.uid] = []
+        uids, tokens = np.frombuffer(reply.uids, "<i8"), np.frombuffer(reply.token_ids, "<i4")
+        for uid, token in zip(uids.tolist(), tokens.tolist(), strict=True):
+            assert uid not in self.endings, "a token after the ending"
+            self.outputs[uid].append(token)
+        for ending in reply.endings:
+            assert ending.uid not in self.endings, "two endings"
+            self.endings[ending.uid] = ending
+
+    # ------------------------------------------------------------ what must always hold
+
+    def check(self) -> None:
+        self._check_pages()
+        self._check_promises()
+        self._check_tree()
+        self._fold_new_events()
+        live = LiveState(self.scheduler)
+        assert digest_of(live) == self.scheduler.journal.value == digest_of(self.fold.state)
+
+    def _fold_new_events(self) -> None:
+        for event in self.recorder.events[self._num_folded :]:
+            self.fold.apply(event)
+        self._num_folded = len(self.recorder.events)
+
+    def _check_pages(self) -> None:
+        running = self.scheduler.running
+        held = np.zeros(running.allocator.num_pages, dtype=np.int64)
+        for row in running.table.used_rows().tolist():
+            pages = running.table.pages_of(row)
+            assert len(set(pages.tolist())) == len(pages)
+            held[pages] += 1
+        for node in running.cache.node_ids():
+            held[running.cache.facts(node).pages] += 1
+        assert (held == running.allocator.refs).all()
+        free = running.allocator.free_pages()
+        assert sorted(free.tolist()) == np.flatnonzero(held == 0).tolist()
+
+    def _check_promises(self) -> None:
+        running = self.scheduler.running
+        columns = running.table.columns
+        promised = 0
+        for row in running.unfinished_rows().tolist():
+            promised += running.pages_to_end(running.table.req(row)) - int(columns[RowField.NUM_PAGES, row])
+            assert columns[RowField.COMMITTED_LEN, row] <= columns[RowField.SCHEDULED_LEN, row]
+            assert columns[RowField.SCHEDULED_LEN, row] < columns[RowField.LIMIT_LEN, row]
+        assert promised == running.num_promised
+        assert promised <= running.allocator.num_free + running.cache.num_evictable
+
+    def _check_tree(self) -> None:
+        running = self.scheduler.running
+        nodes = {node: running.cache.facts(node) for node in running.cache.node_ids()}
+        locks = dict.fromkeys(nodes, 0)
+        for row in running.table.used_rows().tolist():
+            node = int(running.table.columns[RowField.NODE, row])
+            while node != 0:
+                locks[node] += 1
+                node = nodes[node].parent
+        assert locks == {node: facts.lock for node, facts in nodes.items()}
+        unlocked = sum(len(facts.pages) for facts in nodes.values() if facts.lock == 0)
+        assert unlocked == running.cache.num_evictable
+
+    # ------------------------------------------------------------ reading the trace
+
+    def events_of(self, kind: type[events.Event]) -> list[events.Event]:
+        return [event for event in self.recorder.events if isinstance(event, kind)]
+
+    def stage_of(self, uid: int) -> Stage | None:
+        row = next((row for key, row in self.scheduler.running.rows.items() if key.uid == uid), None)
+        return None if row is None else Stage(int(self.scheduler.running.table.columns[RowField.STAGE, row]))

@@ -1,0 +1,1 @@
+"""Attention over paged KV: the interface that models call, and the backends behind it."""

@@ -1,0 +1,101 @@
+"""Which device and dtype the engine runs with, and how many threads; what else depends on the device is here too.
+
+`create_engine` asks once, at start-up. Everything after it is written against `torch.device` and runs on either.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import psutil  # type: ignore[import-untyped]
+import torch
+
+from learnsgl.config import EngineConfig
+from learnsgl.errors import StartupError
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+_CGROUP = Path("/sys/fs/cgroup")  # version 2, where a container's limits stand; nothing depends on its being there
+
+
+def choose_device(config: EngineConfig) -> torch.device:
+    """The device that `--device` asks for; `auto` takes a CUDA device where one can be used.
+
+    Raises:
+        StartupError: cuda was asked for and can't be used; the message says why.
+    """
+    if config.device == "cpu":
+        return torch.device("cpu")
+    reason = _why_no_cuda()
+    if reason is None:
+        return torch.device("cuda", torch.cuda.current_device())
+    if config.device == "cuda":
+        raise StartupError(f"--device cuda can't be used: {reason}; use --device cpu or auto")
+    return torch.device("cpu")
+
+
+def _why_no_cuda() -> str | None:
+    if torch.version.cuda is None:
+        return f"this build of PyTorch ({torch.__version__}) has no CUDA"
+    if not torch.cuda.is_available():
+        return "PyTorch finds no NVIDIA GPU with a working driver"
+    return None
+
+
+def choose_dtype(config: EngineConfig, device: torch.device) -> torch.dtype:
+    """The dtype that `--dtype` asks for; `auto` is float32 on a CPU and bfloat16 on a GPU."""
+    if config.dtype == "auto":
+        return torch.float32 if device.type == "cpu" else torch.bfloat16
+    return _DTYPES[config.dtype]
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """`float32` for `torch.float32`."""
+    return str(dtype).removeprefix("torch.")
+
+
+def choose_num_threads(config: EngineConfig) -> int:
+    """CPU threads of the engine: `--num-threads`, or the cores that this process may really use.
+
+    PyTorch's own default is the machine's physical cores (or OMP_NUM_THREADS); a container's share may be less, and
+    more threads than cores make every operator wait for the slowest.
+    """
+    if config.num_threads is not None:
+        return config.num_threads
+    usable = torch.get_num_threads()
+    if hasattr(os, "sched_getaffinity"):
+        usable = min(usable, len(os.sched_getaffinity(0)))
+    quota = _read_cgroup("cpu.max").split()
+    if len(quota) == 2 and quota[0] != "max":
+        usable = min(usable, max(1, int(quota[0]) // int(quota[1])))
+    return usable
+
+
+def describe(device: torch.device, num_threads: int) -> str:
+    """For people: `cpu (2 threads)`, `cuda:0 NVIDIA H100`."""
+    if device.type == "cuda":
+        return f"{device} {torch.cuda.get_device_name(device)}"
+    return f"cpu ({num_threads} thread{'s' if num_threads > 1 else ''})"
+
+
+def available_bytes(device: torch.device) -> int:
+    """Memory of the device that can still be taken; in a container, what its limit leaves."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    available = int(psutil.virtual_memory().available)
+    limit, used = _read_cgroup("memory.max").strip(), _read_cgroup("memory.current").strip()
+    if limit.isdigit() and used.isdigit():
+        available = min(available, max(0, int(limit) - int(used)))
+    return available
+
+
+def wait_for(device: torch.device) -> None:
+    """Return once the device has done all that was queued, so that the clock can be read; a CPU always has."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _read_cgroup(name: str) -> str:
+    """A file of the container's limits, or nothing where the system has none."""
+    path = _CGROUP / name
+    return path.read_text(encoding="ascii") if path.is_file() else ""

@@ -1,0 +1,138 @@
+"""Gets a model ready to run: device, weights, KV pages, a warm-up; each phase timed, each fault named.
+
+`create_engine` calls it once. The order matters: options are checked before gigabytes are read, and the KV pages get
+their share of what is left when the weights are in memory.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from learnsgl.attention.torch_backend import TorchAttention
+from learnsgl.config import EngineConfig, SchedulerConfig
+from learnsgl.engine import device as devices
+from learnsgl.engine.kv_pool import KVPool
+from learnsgl.engine.memory import MemoryPlan, plan_memory, wanted_model_len
+from learnsgl.engine.model_runner import ModelRunner
+from learnsgl.engine.row_tables import RowTables
+from learnsgl.errors import OutOfMemoryError
+from learnsgl.models.config import ModelConfig, load_model_config
+from learnsgl.models.registry import CausalLM, model_class
+from learnsgl.models.weights import load_weights
+from learnsgl.scheduler.executor import ExecutorInfo
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A runner that is ready, and what there is to say of it."""
+
+    runner: ModelRunner
+    info: ExecutorInfo
+    device: torch.device
+
+
+def load_model_runner(folder: Path, name: str, engine: EngineConfig, scheduler: SchedulerConfig) -> Loaded:
+    """Load the model and warm it up; arguments and errors are those of `create_engine`."""
+    device = devices.choose_device(engine)
+    dtype = devices.choose_dtype(engine, device)
+    num_threads = devices.choose_num_threads(engine)
+    torch.set_num_threads(num_threads)
+    config = load_model_config(folder)
+    architecture = model_class(config.architecture)
+    num_positions = wanted_model_len(config, engine)
+    phases: list[tuple[str, int, int]] = []
+    available_before = devices.available_bytes(device)
+
+    with _phase("load_weights", phases), _out_of_memory("the weights"):
+        model = architecture(config, num_positions=num_positions, dtype=dtype, device=device)
+        weights_bytes = _load(model, folder, available_before)
+    with _phase("allocate_kv", phases), _out_of_memory("the KV pages"):
+        plan = plan_memory(config, engine, scheduler, dtype=dtype, available_bytes=devices.available_bytes(device))
+        runner = _make_runner(model, config, plan, engine, scheduler, dtype=dtype, device=device)
+    with _phase("warm_up", phases), torch.inference_mode():
+        runner.warm_up()
+        devices.wait_for(device)
+
+    info = ExecutorInfo(
+        model=name,
+        device=devices.describe(device, num_threads),
+        dtype=devices.dtype_name(dtype),
+        num_pages=plan.num_pages,
+        page_size=engine.page_size,
+        max_model_len=plan.max_model_len,
+        vocab_size=config.vocab_size,
+        eos_ids=config.eos_ids,
+        memory={
+            "weights": weights_bytes,
+            "kv_pages": plan.num_pages * plan.page_bytes,
+            "workspace": plan.workspace_bytes,
+            "available_before": available_before,
+            "available_after": devices.available_bytes(device),
+            "page": plan.page_bytes,
+        },
+        phases=phases,
+    )
+    return Loaded(runner, info, device)
+
+
+def _load(model: CausalLM, folder: Path, available_bytes: int) -> int:
+    """Read the weights; returns their bytes."""
+    places = model.checkpoint_tensors()
+    num_bytes = sum(place.nbytes for place in places.values())
+    if num_bytes > available_bytes:
+        raise OutOfMemoryError(
+            f"the weights need {num_bytes / 2**20:.0f} MiB and {available_bytes / 2**20:.0f} MiB of memory are free; "
+            "free memory, take --dtype bfloat16 if it is float32 now, or a smaller model"
+        )
+    load_weights(folder, places, ignored=model.ignored_tensors)
+    return num_bytes
+
+
+def _make_runner(
+    model: CausalLM,
+    config: ModelConfig,
+    plan: MemoryPlan,
+    engine: EngineConfig,
+    scheduler: SchedulerConfig,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> ModelRunner:
+    pool = KVPool(config, num_pages=plan.num_pages, page_size=engine.page_size, dtype=dtype, device=device)
+    tables = RowTables(
+        num_rows=scheduler.max_running_requests,
+        max_model_len=plan.max_model_len,
+        page_size=engine.page_size,
+        vocab_size=config.vocab_size,
+        seed=engine.seed,
+        device=device,
+    )
+    attention = TorchAttention(pool, tables.page_table, num_heads=config.num_heads)
+    return ModelRunner(model, attention, tables, plan.max_model_len)
+
+
+@contextmanager
+def _phase(name: str, phases: list[tuple[str, int, int]]) -> Iterator[None]:
+    start_ns = time.monotonic_ns()
+    yield
+    phases.append((name, start_ns, time.monotonic_ns()))
+
+
+@contextmanager
+def _out_of_memory(what: str) -> Iterator[None]:
+    """Turn an allocation that fails into our error. PyTorch's CPU allocator has no exception class of its own."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        known = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+        if not known and "can't allocate memory" not in str(error):
+            raise
+        raise OutOfMemoryError(
+            f"{what} don't fit into memory: {error}; free memory, or lower --memory-ratio or --max-model-len"
+        ) from error

@@ -1,0 +1,107 @@
+"""How many pages of KV cache there are, and how long a request may be: sums over bytes, made once at start-up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from learnsgl.config import EngineConfig, SchedulerConfig
+from learnsgl.engine.kv_pool import KVPool
+from learnsgl.errors import OptionError, OutOfMemoryError
+from learnsgl.models.config import ModelConfig
+
+LEAST_TOKENS = 16
+"""A server whose pages hold fewer tokens than this (and than its context) is no use, so it doesn't start."""
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """What the KV cache takes.
+
+    Attributes:
+        num_pages: pages to allocate.
+        max_model_len: most tokens of one request.
+        page_bytes: of one page, over all layers.
+        workspace_bytes: an estimate of what the largest step needs beside weights and pages.
+    """
+
+    num_pages: int
+    max_model_len: int
+    page_bytes: int
+    workspace_bytes: int
+
+
+def wanted_model_len(model: ModelConfig, config: EngineConfig) -> int:
+    """The context to serve, before memory is looked at.
+
+    Raises:
+        OptionError: `--max-model-len` is more than the model was made for.
+    """
+    if config.max_model_len is None:
+        return model.max_position_embeddings
+    if config.max_model_len > model.max_position_embeddings:
+        raise OptionError(
+            f"--max-model-len is {config.max_model_len}, and the model's context is {model.max_position_embeddings}; "
+            f"give at most {model.max_position_embeddings}"
+        )
+    return config.max_model_len
+
+
+def plan_memory(
+    model: ModelConfig, config: EngineConfig, scheduler: SchedulerConfig, *, dtype: torch.dtype, available_bytes: int
+) -> MemoryPlan:
+    """Decide on the number of pages.
+
+    `--num-pages` is taken as it is, if it fits. Otherwise the pages take `--memory-ratio` of what is available, leave
+    the workspace free, and are never more than all running requests at full length could fill.
+
+    Args:
+        model: sizes of the model.
+        config: page size, number of pages, ratio, longest request.
+        scheduler: how many requests run at once, and how long a step is.
+        dtype: of the KV cache.
+        available_bytes: free memory of the device, now that the weights are loaded.
+
+    Raises:
+        OptionError: see `wanted_model_len`.
+        OutOfMemoryError: the pages don't fit, or hold too little for one request.
+    """
+    wanted_len = wanted_model_len(model, config)
+    page_size = config.page_size
+    page_bytes = KVPool.page_bytes(model, page_size=page_size, dtype=dtype)
+    workspace = workspace_bytes(model, scheduler, dtype=dtype)
+    room = max(0, available_bytes - workspace)
+    if config.num_pages is not None:
+        num_pages = config.num_pages
+        if num_pages * page_bytes > room:
+            raise OutOfMemoryError(
+                f"--num-pages {num_pages} of {page_bytes} bytes need {_mib(num_pages * page_bytes)}, and "
+                f"{_mib(room)} are free after the weights and {_mib(workspace)} of workspace; give at most "
+                f"{room // page_bytes}, or leave the option out"
+            )
+    else:
+        num_pages = int(min(available_bytes * config.memory_ratio, room)) // page_bytes
+        num_pages = min(num_pages, scheduler.max_running_requests * -(-wanted_len // page_size))
+    least = min(wanted_len, LEAST_TOKENS)
+    if num_pages * page_size < least:
+        raise OutOfMemoryError(
+            f"{num_pages} pages of KV cache hold {num_pages * page_size} tokens, and a single request needs {least} "
+            f"({_mib(-(-least // page_size) * page_bytes)}); {_mib(room)} of memory are free after the weights. "
+            "Raise --memory-ratio or --num-pages, lower --page-size, or free memory"
+        )
+    return MemoryPlan(num_pages, min(wanted_len, num_pages * page_size), page_bytes, workspace)
+
+
+def workspace_bytes(model: ModelConfig, scheduler: SchedulerConfig, *, dtype: torch.dtype) -> int:
+    """An estimate of the activations that are alive at once in the largest step, and its logits."""
+    num_tokens = scheduler.max_prefill_length + scheduler.max_running_requests
+    attention = (model.num_heads + 2 * model.num_kv_heads) * model.head_dim
+    widest = max(attention, 3 * model.intermediate_size)  # gate and up, and their product
+    activations = num_tokens * (2 * model.hidden_size + widest) * dtype.itemsize
+    logits = scheduler.max_running_requests * model.vocab_size * (dtype.itemsize + 4)  # and in float32 to sample
+    return activations + logits
+
+
+def _mib(num_bytes: int) -> str:
+    return f"{num_bytes / 2**20:.1f} MiB"

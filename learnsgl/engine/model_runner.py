@@ -1,0 +1,99 @@
+"""Runs steps on the device, one after the other: everything that the engine owns there, without its thread.
+
+`Engine` calls `forward_batch` and `sample_batch` on its compute thread; `create_engine` builds the runner.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from learnsgl.attention.backend import AttentionBackend
+from learnsgl.core import Int32Array, ReqKey, SamplingParams
+from learnsgl.engine.row_tables import RowTables
+from learnsgl.engine.sampler import apply_masks, sample
+from learnsgl.models.registry import CausalLM
+from learnsgl.scheduler.executor import Admission, Masks, Step
+
+WARM_UP_TOKENS = 8
+
+_NOTHING = np.zeros(0, dtype=np.int32)
+
+
+@dataclass(slots=True)
+class ModelRunner:
+    """A model, its attention and its tables.
+
+    Attributes:
+        model: the weights and the forward pass.
+        attention: reads and writes the KV pool.
+        tables: pages, tokens and sampling parameters of every row.
+        max_model_len: most tokens of one row.
+    """
+
+    model: CausalLM
+    attention: AttentionBackend
+    tables: RowTables
+    max_model_len: int
+
+    def forward_batch(self, step: Step) -> torch.Tensor | None:
+        """Run the forward pass of one step.
+
+        Returns:
+            Logits [number of wanted tokens, V], in the order of the step's rows; `None` when it wants none.
+
+        Raises:
+            EngineError: the step asks for positions that it has given no pages.
+        """
+        self.tables.apply(step)
+        if not len(step.rows):
+            return None
+        batch = self.tables.batch(step)
+        self.attention.plan(batch)
+        logits = self.model.forward(batch, self.attention)
+        return logits if len(logits) else None
+
+    def sample_batch(self, step: Step, logits: torch.Tensor | None, masks: Masks | None) -> Int32Array:
+        """Choose the tokens of one step, and write them to the token pool.
+
+        Args:
+            step: a step whose forward pass has run.
+            logits: what `forward_batch` gave for it.
+            masks: tokens that constrained rows may take.
+
+        Returns:
+            int32 [number of wanted tokens], on the host.
+
+        Raises:
+            EngineError: the logits of a row allow no token.
+        """
+        if logits is None:
+            return _NOTHING
+        wanted = step.wants_token.astype(bool)
+        rows = step.rows[wanted]
+        positions = (step.starts + step.lens)[wanted].astype(np.int64)  # where the tokens go: after their run
+        if masks is not None:
+            logits = apply_masks(logits, rows, masks)
+        tokens = sample(logits, self.tables.sampling(rows, positions))
+        self.tables.write_tokens(rows, positions, tokens)
+        return tokens.cpu().numpy().astype(np.int32)
+
+    def warm_up(self) -> None:
+        """Run a short prompt and a decode step in row 0, so that the first request doesn't pay for what is lazy."""
+        prompt = np.zeros(max(1, min(WARM_UP_TOKENS, self.max_model_len - 1)), dtype=np.int32)
+        num_pages = self.tables.pages_for(len(prompt) + 1)
+        admission = Admission(ReqKey(0), 0, prompt, SamplingParams(temperature=0.0), _NOTHING)
+        one = np.ones(1, dtype=np.int32)
+        prefill = Step(
+            number=0, admitted=(admission,), rows=0 * one, starts=0 * one, lens=len(prompt) * one, wants_token=one,
+            page_counts=num_pages * one, new_pages=np.arange(num_pages, dtype=np.int32), released_rows=_NOTHING,
+        )  # fmt: skip
+        decode = Step(
+            number=0, admitted=(), rows=0 * one, starts=len(prompt) * one, lens=one, wants_token=one,
+            page_counts=0 * one, new_pages=_NOTHING, released_rows=_NOTHING,
+        )  # fmt: skip
+        for step in (prefill, decode) if self.max_model_len > len(prompt) else (prefill,):
+            self.sample_batch(step, self.forward_batch(step), None)
+        self.tables.release(0 * one)

@@ -1,0 +1,156 @@
+"""What the engine knows of each table row: its pages, its tokens, and how to sample them.
+
+The scheduler decides what a row is given; this room keeps it where the model reads it. Only the engine's compute
+thread calls it, so nothing here is locked.
+"""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from learnsgl.attention.backend import ForwardBatch
+from learnsgl.core import Int32Array
+from learnsgl.engine.sampler import SamplingBatch, mix, uniforms
+from learnsgl.errors import EngineError
+from learnsgl.scheduler.executor import Admission, Step
+
+Int64Array = npt.NDArray[np.int64]
+_Count = TypeVar("_Count", int, Int32Array)
+
+
+class RowTables:
+    """The page table, the token pool and the sampling parameters.
+
+    Attributes:
+        page_table: int32 [num_rows, max_pages_per_row], device; the pages of a row, in the order of its positions.
+        token_pool: int32 [num_rows, max_model_len + 1], device; the token at each position of a row. Sampling writes
+            it, and the next step reads it, so that the host needn't see a token before the step after it is queued.
+        num_pages: int32 [num_rows], host; pages that each row has.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_rows: int,
+        max_model_len: int,
+        page_size: int,
+        vocab_size: int,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        self._page_size = page_size
+        self._vocab_size = vocab_size
+        self._seed = seed
+        self._device = device
+        max_pages = -(-max_model_len // page_size)
+        self.page_table = torch.zeros(num_rows, max_pages, dtype=torch.int32, device=device)
+        self.token_pool = torch.zeros(num_rows, max_model_len + 1, dtype=torch.int32, device=device)
+        self.num_pages = np.zeros(num_rows, dtype=np.int32)
+        self._temperature = np.ones(num_rows, dtype=np.float32)
+        self._top_k = np.full(num_rows, vocab_size, dtype=np.int64)
+        self._top_p = np.ones(num_rows, dtype=np.float32)
+        self._greedy = np.ones(num_rows, dtype=np.bool_)
+        self._seeds = np.zeros(num_rows, dtype=np.uint64)
+
+    def apply(self, step: Step) -> None:
+        """Take over what a step says of rows: those released, those admitted, and new pages.
+
+        Raises:
+            EngineError: a row has too few pages for the positions that the step computes.
+        """
+        self.release(step.released_rows)
+        for admission in step.admitted:
+            self._admit(admission)
+        self._append_pages(step.rows, step.page_counts, step.new_pages)
+        needed = self.pages_for(step.starts + step.lens)
+        short = np.flatnonzero(self.num_pages[step.rows] < needed)
+        if len(short):
+            row = int(step.rows[short[0]])
+            raise EngineError(
+                f"row {row} computes up to position {int((step.starts + step.lens)[short[0]])} and needs "
+                f"{int(needed[short[0]])} pages; it was given {int(self.num_pages[row])}"
+            )
+
+    def release(self, rows: Int32Array) -> None:
+        """Forget the pages of rows that are free again; the rest is written anew when a row is admitted."""
+        self.num_pages[rows] = 0
+
+    def pages_for(self, num_tokens: _Count) -> _Count:
+        """Pages that so many tokens need."""
+        return -(-num_tokens // self._page_size)
+
+    def batch(self, step: Step) -> ForwardBatch:
+        """The step's tokens, read from the token pool."""
+        lens = step.lens.astype(np.int64)
+        first_tokens = np.cumsum(lens) - lens
+        offsets = np.arange(int(lens.sum())) - np.repeat(first_tokens, lens)  # of each token within its run
+        token_rows = self._to_device(np.repeat(step.rows.astype(np.int64), lens))
+        positions = self._to_device(np.repeat(step.starts.astype(np.int64), lens) + offsets)
+        last_tokens = (first_tokens + lens - 1)[step.wants_token.astype(bool)]
+        everything = len(last_tokens) == len(offsets)
+        return ForwardBatch(
+            rows=step.rows,
+            starts=step.starts,
+            lens=step.lens,
+            token_rows=token_rows,
+            positions=positions,
+            input_ids=self.token_pool[token_rows, positions].long(),
+            logit_indices=None if everything else self._to_device(last_tokens),
+        )
+
+    def sampling(self, rows: Int32Array, positions: Int64Array) -> SamplingBatch:
+        """How to choose the tokens at `positions` of `rows`; both [n]."""
+        return SamplingBatch(
+            temperature=self._temperature[rows],
+            top_k=self._top_k[rows],
+            top_p=self._top_p[rows],
+            greedy=self._greedy[rows],
+            uniforms=uniforms(self._seeds[rows], positions),
+        )
+
+    def write_tokens(self, rows: Int32Array, positions: Int64Array, tokens: torch.Tensor) -> None:
+        """Keep sampled tokens (int64 [n], device) where the next step reads them."""
+        self.token_pool[self._to_device(rows.astype(np.int64)), self._to_device(positions)] = tokens.int()
+
+    def _admit(self, admission: Admission) -> None:
+        row, sampling, num_cached = admission.row, admission.sampling, len(admission.cached_pages)
+        self.token_pool[row, : len(admission.prompt_ids)] = self._to_device(admission.prompt_ids)
+        self.page_table[row, :num_cached] = self._to_device(admission.cached_pages)
+        self.num_pages[row] = num_cached
+        self._temperature[row] = sampling.temperature
+        self._top_k[row] = self._vocab_size if sampling.top_k is None else min(sampling.top_k, self._vocab_size)
+        self._top_p[row] = sampling.top_p
+        self._greedy[row] = sampling.is_greedy
+        self._seeds[row] = row_seed(self._seed, admission)
+
+    def _append_pages(self, rows: Int32Array, counts: Int32Array, pages: Int32Array) -> None:
+        if not len(pages):
+            return
+        first = np.cumsum(counts) - counts
+        columns = np.repeat(self.num_pages[rows] - first, counts) + np.arange(len(pages))
+        where = self._to_device(np.repeat(rows.astype(np.int64), counts)), self._to_device(columns.astype(np.int64))
+        self.page_table[where] = self._to_device(pages)
+        self.num_pages[rows] += counts
+
+    def _to_device(self, array: npt.NDArray[np.int32] | Int64Array) -> torch.Tensor:
+        # A copy: arrays decoded from a message are read-only, and PyTorch has no such tensors.
+        return torch.tensor(array, device=self._device)
+
+
+def row_seed(engine_seed: int, admission: Admission) -> np.uint64:
+    """Where a request's random sequence begins.
+
+    It follows from the request's own seed, or from the engine's and the request's id; and from the choice, so that
+    the `n` answers to one prompt differ.
+    """
+    given = admission.sampling.seed
+    seed = engine_seed if given is None else given
+    path = [admission.key.choice] if given is not None else [admission.key.uid, admission.key.choice]
+    state = np.array([seed % 2**64], dtype=np.uint64)
+    for number in path:
+        state = mix(state, np.array([number], dtype=np.uint64))
+    return np.uint64(state[0])

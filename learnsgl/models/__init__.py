@@ -1,0 +1,1 @@
+"""The architectures: what a checkpoint's config.json says, its weights, and the forward pass."""

@@ -1,0 +1,88 @@
+"""The building blocks that the architectures share: linear layers, the norm, and the gated activation.
+
+They are plain objects that hold tensors rather than `torch.nn.Module`s: nothing here is trained or hooked, and on a
+small model the machinery of a module costs as much as the operator inside it.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+SKINNY_TOKENS = 4
+"""Up to so many tokens a float32 product on the CPU is limited by how fast its weights are read from memory."""
+
+TALL_ROWS = 8192
+"""From so many output features on (the vocabulary), `W @ x.T` is faster on the CPU than `x @ W.T`."""
+
+
+class Linear:
+    """y = x W^T + b.
+
+    Attributes:
+        weight: [out_features, in_features].
+        bias: [out_features], or `None`.
+    """
+
+    __slots__ = ("_cpu_float32", "_pieces", "bias", "weight")
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> None:
+        self.weight = weight
+        self.bias = bias
+        self._cpu_float32 = weight.device.type == "cpu" and weight.dtype == torch.float32
+        num_pieces = torch.get_num_threads()
+        self._pieces: torch.Tensor | None = None
+        if self._cpu_float32 and weight.shape[0] % num_pieces == 0:
+            self._pieces = weight.view(num_pieces, -1, weight.shape[1])
+
+    @classmethod
+    def empty(
+        cls, out_features: int, in_features: int, *, bias: bool, dtype: torch.dtype, device: torch.device
+    ) -> Linear:
+        """A layer whose weights are still to be loaded."""
+        weight = torch.empty(out_features, in_features, dtype=dtype, device=device)
+        return cls(weight, torch.empty(out_features, dtype=dtype, device=device) if bias else None)
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Apply the layer: [T, in_features] to [T, out_features].
+
+        The result may be a transposed view. On a CPU three forms of the same product are used, because PyTorch's
+        libraries choose badly for few tokens: a matrix times one vector runs on a single thread, and a batched
+        product over as many slices of the weights as there are threads doesn't.
+        """
+        num_tokens = x.shape[0]
+        if num_tokens <= SKINNY_TOKENS and self._pieces is not None:
+            # [pieces, out / pieces, in] @ [pieces, in, T] -> [pieces, out / pieces, T] -> [T, out]
+            product = torch.bmm(self._pieces, x.T.expand(self._pieces.shape[0], -1, -1))
+            y = product.view(-1, num_tokens).T
+        elif self._cpu_float32 and self.weight.shape[0] >= TALL_ROWS:
+            y = (self.weight @ x.T).T
+        else:
+            return F.linear(x, self.weight, self.bias)
+        return y if self.bias is None else y.add_(self.bias)
+
+
+class RMSNorm:
+    """x / rms(x) * weight.
+
+    Source: Root Mean Square Layer Normalization (Zhang and Sennrich, 2019), equation 4.
+    """
+
+    __slots__ = ("eps", "weight")
+
+    def __init__(self, size: int, eps: float, *, dtype: torch.dtype, device: torch.device) -> None:
+        self.weight = torch.empty(size, dtype=dtype, device=device)
+        self.eps = eps
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Normalise the last dimension; the shape stays."""
+        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+
+
+def silu_and_mul(gate_up: torch.Tensor) -> torch.Tensor:
+    """SwiGLU's activation: [T, 2 * I], gate then up, to [T, I].
+
+    Source: GLU Variants Improve Transformer (Shazeer, 2020), section 2.
+    """
+    gate, up = gate_up.chunk(2, dim=-1)
+    return F.silu(gate).mul_(up)

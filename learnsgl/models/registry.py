@@ -1,0 +1,50 @@
+"""Which class runs which architecture. A new architecture is one file beside this one, and one line here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import torch
+
+from learnsgl.attention.backend import AttentionBackend, ForwardBatch
+from learnsgl.errors import UnsupportedModelError
+from learnsgl.models.config import ModelConfig
+from learnsgl.models.llama import LlamaForCausalLM
+
+
+class CausalLM(Protocol):
+    """What the engine asks of a model."""
+
+    ignored_tensors: tuple[str, ...]
+    """Endings of names that a checkpoint may hold and the model doesn't need."""
+
+    def __init__(self, config: ModelConfig, *, num_positions: int, dtype: torch.dtype, device: torch.device) -> None:
+        """Allocate the weights; `num_positions` is the longest sequence that will be asked for."""
+        ...
+
+    def checkpoint_tensors(self) -> Mapping[str, torch.Tensor]:
+        """Every tensor that a checkpoint must hold, by its name there: the place that it is copied to."""
+        ...
+
+    def forward(self, batch: ForwardBatch, attention: AttentionBackend) -> torch.Tensor:
+        """Run the tokens of a step, and return the logits [n, V] of those that want them."""
+        ...
+
+
+ARCHITECTURES: Mapping[str, type[CausalLM]] = {
+    "LlamaForCausalLM": LlamaForCausalLM,
+}
+
+
+def model_class(architecture: str) -> type[CausalLM]:
+    """The class for the first entry of config.json's `architectures`.
+
+    Raises:
+        UnsupportedModelError: naming the architectures that there are.
+    """
+    if architecture not in ARCHITECTURES:
+        raise UnsupportedModelError(
+            f"the architecture {architecture!r} isn't built; there are: {', '.join(sorted(ARCHITECTURES))}"
+        )
+    return ARCHITECTURES[architecture]

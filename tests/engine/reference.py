@@ -1,0 +1,70 @@
+"""Small random Llama models, made and run by transformers: what our engine is compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+LLAMA3_ROPE = {
+    "rope_type": "llama3",
+    "rope_theta": 10000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+
+SHAPES: dict[str, dict[str, Any]] = {
+    "gqa": {"num_attention_heads": 6, "num_key_value_heads": 2},
+    "mha_biases": {
+        "num_attention_heads": 4, "num_key_value_heads": 4, "attention_bias": True, "mlp_bias": True,
+    },
+    "mqa_tied": {"num_attention_heads": 4, "num_key_value_heads": 1, "tie_word_embeddings": True},
+    "llama3_wide_heads": {
+        "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32, "rope_parameters": LLAMA3_ROPE,
+    },
+}  # fmt: skip
+
+
+def make_llama(folder: Path, *, dtype: torch.dtype = torch.float32, seed: int = 0, **changes: Any) -> LlamaForCausalLM:
+    """A random model, saved to `folder`. Its weights are large enough that tokens differ clearly in likelihood."""
+    settings: dict[str, Any] = {
+        "vocab_size": 203, "hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 3,
+        "max_position_embeddings": 512, "rms_norm_eps": 1e-5, "initializer_range": 0.25,
+        "bos_token_id": 1, "eos_token_id": 2,
+    }  # fmt: skip
+    torch.manual_seed(seed)
+    model = LlamaForCausalLM(LlamaConfig(**{**settings, **changes})).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.dim() == 1:  # norms and biases, which start as ones and zeros
+                parameter.add_(0.3 * torch.randn_like(parameter))
+    model = model.to(dtype)
+    model.save_pretrained(folder)
+    return model
+
+
+@torch.inference_mode()
+def reference_logits(model: LlamaForCausalLM, tokens: Sequence[int]) -> torch.Tensor:
+    """float32 [len(tokens), V], without any cache."""
+    return model(torch.tensor([list(tokens)])).logits[0].float()
+
+
+def assert_same_greedy(model: LlamaForCausalLM, prompt: Sequence[int], ours: Sequence[int], *, margin: float) -> int:
+    """Greedy tokens are equal, or differ first where the two best logits lie closer than `margin`.
+
+    Returns:
+        How many tokens were compared: those up to the first difference.
+    """
+    logits = reference_logits(model, [*prompt, *ours])
+    for index, token in enumerate(ours):
+        at = logits[len(prompt) + index - 1]
+        if token != int(at.argmax()):
+            gap = float(at.max() - at[token])
+            assert gap <= margin, f"token {index} is {token}; {int(at.argmax())} is better by {gap}"
+            return index
+    return len(ours)

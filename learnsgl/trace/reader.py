@@ -62,7 +62,7 @@ class Trace:
     def __init__(self, source: Source) -> None:
         self._source = source
         self._index = index_processes(source)
-        self._ended: dict[str, bool] = {}
+        self._last: dict[str, Entry | None] = {}
         self.path = source.path
         self.manifest: dict[str, Any] = load_manifest(source)
         self.unknown: Counter[str] = Counter()
@@ -117,11 +117,23 @@ class Trace:
 
     def is_cut(self, process: str) -> bool:
         """Whether the recording stops without `process.ended`: the process was killed, or still runs."""
-        if process not in self._ended:
+        last = self.last_event(process)
+        return last is None or not isinstance(last.event, ProcessEnded)
+
+    def last_event(self, process: str) -> Entry | None:
+        """The newest event of a process; `None` where there is none, or where it is of an unknown kind."""
+        if process not in self._last:
             frames = self.process(process).frames
-            last = self._decode_last(frames[-1]) if frames else None
-            self._ended[process] = isinstance(last, ProcessEnded)
-        return not self._ended[process]
+            numbered = self._decode_alone(frames[-1]) if frames else []
+            is_known = bool(numbered) and numbered[-1][0] == frames[-1].header.last
+            self._last[process] = Entry(process, *numbered[-1]) if is_known else None
+        return self._last[process]
+
+    def span_ns(self) -> tuple[int, int] | None:
+        """Moments of the first and the last event of the trace; `None` where it has none."""
+        first = [index.frames[0].header.first_ns for index in self._index.values() if index.frames]
+        last = [entry.event.ns for name in self._index if (entry := self.last_event(name)) is not None]
+        return (min(first), max(last)) if first and last else None
 
     def events(self, process: str | None = None, *, start: int = 1) -> Iterator[Entry]:
         """Read events lazily.
@@ -150,10 +162,9 @@ class Trace:
                         if number >= start:
                             yield Entry(index.name, number, event)
 
-    def _decode_last(self, frame: Frame) -> Event | None:
+    def _decode_alone(self, frame: Frame) -> list[tuple[int, Event]]:
         with self._source.open(frame.file) as stream:
-            numbered = self._decode(stream, frame, count=False)
-        return numbered[-1][1] if numbered and numbered[-1][0] == frame.header.last else None
+            return self._decode(stream, frame, count=False)
 
     def _decode(self, stream: BinaryIO, frame: Frame, *, count: bool = True) -> list[tuple[int, Event]]:
         where = f"{self.path}: {frame.file}, byte {frame.offset}"

@@ -119,13 +119,14 @@ class Recorder:
             reason = self._failure or "unknown"
             batch = [events.TraceDropped(self.now(), reason, self._lost_first, self._next - 1), *batch]
         payload = self._encoder.encode(batch)
+        last = self._next + len(batch) - 1
         try:
-            self._writer.write(payload, self._next, self._next + len(batch) - 1, batch[0].ns)
+            self._writer.write(payload, self._next, last, batch[0].ns)
         except OSError as error:
             self._note_failure(error)
             return
+        self._next = last + 1
         self._pending.clear()
-        self._next += len(batch)
         if self._failure is not None:
             logger.warning("the trace is being recorded again")
         self._failure = self._lost_first = None

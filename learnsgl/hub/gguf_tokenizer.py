@@ -33,17 +33,21 @@ class Splitting:
         patterns: regular expressions; each cuts the pieces that the one before it left.
         ignore_merges: a word that is a token is taken whole.
         nfc: text is brought into composed form first.
+        add_bos: a prompt begins with the bos token, where the file doesn't say.
     """
 
     patterns: tuple[str, ...]
     ignore_merges: bool = False
     nfc: bool = False
+    add_bos: bool = False
 
 
 _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 _CONTRACTIONS_AND_WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
 _PUNCTUATION_AND_SPACE = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-_LLAMA3 = Splitting((_CONTRACTIONS_AND_WORDS + r"\p{N}{1,3}" + _PUNCTUATION_AND_SPACE,), ignore_merges=True)
+_LLAMA3 = Splitting(
+    (_CONTRACTIONS_AND_WORDS + r"\p{N}{1,3}" + _PUNCTUATION_AND_SPACE,), ignore_merges=True, add_bos=True
+)
 _QWEN2 = Splitting((_CONTRACTIONS_AND_WORDS + r"\p{N}" + _PUNCTUATION_AND_SPACE,), nfc=True)
 
 SPLITTINGS = {
@@ -85,7 +89,7 @@ def write_tokenizer(gguf: GgufFile, folder: Path) -> None:
         nfc=splitting.nfc,
     )
     bos = gguf.get("tokenizer.ggml.bos_token_id")
-    if bos is not None and gguf.get("tokenizer.ggml.add_bos_token", False):
+    if bos is not None and gguf.get("tokenizer.ggml.add_bos_token", splitting.add_bos):
         tokenizer.post_processor = processors.TemplateProcessing(
             single=f"{tokens[bos]} $A", pair=f"{tokens[bos]} $A {tokens[bos]} $B", special_tokens=[(tokens[bos], bos)]
         )

@@ -9,11 +9,14 @@ import json
 import subprocess
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 from learnsgl.errors import DownloadError
 
 TIMEOUT_S = 900.0
 _BAD_OPTION_EXIT = 2
+_QUIETLY = ("--quiet", "--disable-pip-version-check", "--no-input")
+_WHEELS_ONLY = ("--only-binary", ":all:")
 
 
 @dataclass(frozen=True)
@@ -50,17 +53,34 @@ def find_wheel(requirement: str, *, instead: str) -> WheelLocation:
     return WheelLocation(url=url, filename=url.split("#")[0].split("?")[0].rsplit("/", 1)[-1])
 
 
+def fetch_with_pip(requirement: str, target: Path) -> bool:
+    """Let pip itself download a wheel, with the proxies, certificates and passwords that it is set up with.
+
+    Returns:
+        Whether `target` is there now.
+    """
+    folder = str(target.parent)
+    result = _run(["download", *_QUIETLY, "--no-deps", *_WHEELS_ONLY, "--dest", folder, requirement])
+    return result is not None and result.returncode == 0 and target.exists()
+
+
 def _run_pip(requirement: str, *options: str, instead: str) -> subprocess.CompletedProcess[str]:
-    command = [
-        sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input", "--dry-run",
-        "--no-deps", "--ignore-installed", "--only-binary", ":all:", "--report", "-", *options, requirement,
-    ]  # fmt: skip
-    try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
-    except subprocess.TimeoutExpired as error:
+    only_look = ["--dry-run", "--no-deps", "--ignore-installed", *_WHEELS_ONLY, "--report", "-"]
+    result = _run(["install", *_QUIETLY, *only_look, *options, requirement])
+    if result is None:
         raise DownloadError(
             f"pip found no URL for {requirement} in {TIMEOUT_S:.0f} s; check the network, then try again, or {instead}"
-        ) from error
+        )
+    return result
+
+
+def _run(arguments: list[str]) -> subprocess.CompletedProcess[str] | None:
+    """Run pip; `None` when it took too long."""
+    command = [sys.executable, "-m", "pip", *arguments]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+    except subprocess.TimeoutExpired:
+        return None
 
 
 def _why_pip_failed(requirement: str, stderr: str, instead: str) -> str:

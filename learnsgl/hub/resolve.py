@@ -14,7 +14,7 @@ from learnsgl.errors import ModelNotFoundError, OptionError
 from learnsgl.hub import tiny
 from learnsgl.hub.builtin import SMOLLM2, pull
 from learnsgl.hub.model_files import ModelFiles, ModelSource, read_model_files
-from learnsgl.hub.store import build_once, models_folder, sha256_of
+from learnsgl.hub.store import build_once, find_built, models_folder, sha256_of
 
 WHEEL_MODELS = {model.name: model for model in (SMOLLM2,)}
 BUILT_IN_NAMES = (*WHEEL_MODELS, tiny.NAME)
@@ -72,16 +72,20 @@ def _resolve_gguf(path: Path, served_name: str | None, cache: Path, progress: bo
         raise ModelNotFoundError(
             f"{path} is a file, and not a .gguf one; give a .gguf file, or the folder that holds config.json"
         )
-    from learnsgl.hub.convert import convert_gguf
+    status = path.stat()
+    file = {"path": str(path.resolve()), "bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
+    folder = find_built(models_folder(cache), file)
+    if folder is None:  # else it is the file that was converted before, and hashing it again would take seconds
+        from learnsgl.hub.convert import convert_gguf
 
-    sha256 = sha256_of(path)
-    folder = models_folder(cache) / f"{path.stem}-{sha256[:16]}"
-    build_once(
-        folder,
-        {"gguf_sha256": sha256, "file": path.name},
-        lambda fresh: convert_gguf(path, fresh, progress=progress),
-        progress=progress,
-    )
+        sha256 = sha256_of(path)
+        folder = models_folder(cache) / f"{path.stem}-{sha256[:16]}"
+        build_once(
+            folder,
+            {**file, "gguf_sha256": sha256},
+            lambda fresh: convert_gguf(path, fresh, progress=progress),
+            progress=progress,
+        )
     return read_model_files(folder, served_name or path.stem, ModelSource.GGUF)
 
 

@@ -55,6 +55,15 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     return manifest if whole else None
 
 
+def find_built(models: Path, origin: Mapping[str, Any]) -> Path | None:
+    """The complete model whose origin has all the entries of `origin`, or `None`."""
+    for folder in sorted(models.glob("[!.]*")):
+        manifest = read_manifest(folder)
+        if manifest is not None and origin.items() <= manifest["origin"].items():
+            return folder
+    return None
+
+
 def build_once(folder: Path, origin: Mapping[str, Any], build: Callable[[Path], None], *, progress: bool) -> None:
     """Make sure that `folder` holds a complete model; `build` writes it where it doesn't.
 
@@ -69,9 +78,9 @@ def build_once(folder: Path, origin: Mapping[str, Any], build: Callable[[Path], 
     Raises:
         FolderError: the folder can't be written, or the disk is full.
     """
-    if read_manifest(folder) is not None:
-        return
     with writing_to(folder.parent):
+        if read_manifest(folder) is not None:
+            return
         folder.parent.mkdir(parents=True, exist_ok=True)
         with _locked(folder, progress):
             if read_manifest(folder) is not None:

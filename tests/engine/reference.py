@@ -40,10 +40,10 @@ def make_llama(folder: Path, *, dtype: torch.dtype = torch.float32, seed: int = 
     torch.manual_seed(seed)
     model = LlamaForCausalLM(LlamaConfig(**{**settings, **changes})).eval()
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
+        for _, parameter in model.named_parameters():
             if parameter.dim() == 1:  # norms and biases, which start as ones and zeros
                 parameter.add_(0.3 * torch.randn_like(parameter))
-    model = model.to(dtype)
+            parameter.data = parameter.data.to(dtype)  # not `model.to`, which rounds the rotary frequencies too
     model.save_pretrained(folder)
     return model
 

@@ -15,7 +15,7 @@ from typing import Any
 from learnsgl.config import EngineConfig, SchedulerConfig
 from learnsgl.errors import EngineError, StartupError
 from learnsgl.message.codec import DETOKENIZER_CHANNEL, SCHEDULER_CHANNEL
-from learnsgl.message.types import AbortMsg, UserMsg
+from learnsgl.message.types import AbortMsg, ErrorInfo, UserMsg
 from learnsgl.scheduler.executor import Executor, ExecutorInfo
 from learnsgl.scheduler.io import SchedulerIO
 from learnsgl.scheduler.scheduler import Scheduler
@@ -63,8 +63,9 @@ def run_loop(scheduler: Scheduler, io: SchedulerIO) -> None:
         while last or scheduler.has_work:
             _turn(scheduler, io, last)
             last = io.receive(block=False) if scheduler.has_work else io.receive_last()
+        scheduler.close()
     except EngineError as error:
-        io.end_all(error)
+        io.send(scheduler.fail_all(ErrorInfo(f"the engine failed: {error}", 500, "engine_error")))
         raise
 
 

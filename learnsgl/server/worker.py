@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import multiprocessing.connection
-import multiprocessing.queues
 import os
 import signal
 import sys
@@ -81,8 +80,8 @@ class Ack:
     error: tuple[str, str] | None = None
 
 
-AckQueue = multiprocessing.queues.Queue  # type: ignore[type-arg]  # generic in the stubs only
 WorkerMain = Callable[[WorkerSetup, Connection, Any], None]
+"""Entry of a child process: its set-up, the control pipe from the parent, and the start-up queue to it."""
 
 
 class Worker:
@@ -181,9 +180,9 @@ def record_phase(recorder: Recorder, phase: str, start_ns: int) -> None:
 
 def configure_logging(level: str, process: str) -> None:
     """Send this process's log to the standard error stream, each line with the process's name."""
-    logging.basicConfig(
-        level=level.upper(), format=f"%(asctime)s {process} %(levelname)s %(name)s: %(message)s", stream=sys.stderr
-    )
+    line = f"%(asctime)s {process} %(levelname)s %(name)s: %(message)s"
+    logging.basicConfig(level=logging.WARNING, format=line, stream=sys.stderr)
+    logging.getLogger("learnsgl").setLevel(level.upper())
 
 
 def _leave_signals_to_parent() -> None:

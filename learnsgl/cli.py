@@ -1,0 +1,115 @@
+"""The `learnsgl` command: reads the command line, and calls the room that does the work.
+
+What is needed for one subcommand is imported only for that one, so that `--help` answers at once and most commands
+never load torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Any, NoReturn
+
+from learnsgl.config import add_options, config_from_args
+from learnsgl.errors import LearnsglError, UsageError
+
+_EPILOG = """\
+examples:
+  learnsgl demo                              the whole story in one command: serve, ask, record, show
+  learnsgl serve --trace traces              an OpenAI-compatible server, and a recording of all it does
+  learnsgl trace verify traces               prove that the newest recording is complete
+"""
+
+_SERVE_EPILOG = """\
+examples:
+  learnsgl serve                             the built-in model at http://127.0.0.1:8000/v1
+  learnsgl serve --port 0 --trace traces     a free port; every component's events go to ./traces
+  learnsgl serve --model tiny-random         a random model that starts in seconds, to try things out
+  learnsgl serve --no-overlap --policy mixed other scheduling, to compare two recordings
+
+then, from another terminal:
+  curl http://127.0.0.1:8000/v1/chat/completions -H 'Content-Type: application/json' \\
+    -d '{"model": "smollm2-135m", "messages": [{"role": "user", "content": "What is a KV cache?"}]}'
+
+Ctrl-C lets running requests finish, a second one ends at once. Exit codes: 0 ended as asked, 2 a wrong option,
+3 could not start, 4 broke while it ran.
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser that raises, so that every error of the command line looks the same and has one exit code."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what argparse would print."""
+        raise UsageError(f"{message}{self._suggestion(message)} (see {self.prog} --help)")
+
+    def _suggestion(self, message: str) -> str:
+        """The option that was probably meant."""
+        given = [word.partition("=")[0] for word in message.split() if word.startswith("--")]
+        known = [name for action in self._actions for name in action.option_strings]
+        close = difflib.get_close_matches(given[0], known, n=1) if "unrecognized" in message and given else []
+        return f"; did you mean {close[0]}?" if close else ""
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of the whole command line; each subcommand sets `run`, a function that returns an exit code."""
+    from learnsgl.hub.commands import add_model_command
+    from learnsgl.trace.commands import add_trace_command
+
+    parser = _Parser(
+        prog="learnsgl",
+        description="An LLM inference server that records what each of its parts does, so that people can learn from it.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"learnsgl {version('learnsgl')}")
+    subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_serve_command(subparsers)
+    add_model_command(subparsers)
+    add_trace_command(subparsers)
+    return parser
+
+
+def _add_serve_command(subparsers: Any) -> None:
+    parser = subparsers.add_parser(
+        "serve",
+        help="start the server",
+        description="Start the OpenAI-compatible server: an API process, tokenizers, a detokenizer and a scheduler.",
+        epilog=_SERVE_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_options(parser)
+    parser.set_defaults(run=_serve)
+
+
+def _serve(args: argparse.Namespace) -> int:
+    from learnsgl.server.launch import launch_server
+
+    launch_server(config_from_args(args))
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line; the console script `learnsgl` calls it.
+
+    Args:
+        argv: the words after `learnsgl`; by default those of this process.
+
+    Returns:
+        The exit code: 0, an error's own, 130 after Ctrl-C.
+    """
+    try:
+        args = make_parser().parse_args(argv)
+        return int(args.run(args))
+    except LearnsglError as error:
+        print(f"learnsgl: error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

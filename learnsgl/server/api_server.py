@@ -1,0 +1,211 @@
+"""The HTTP API: OpenAI's routes, SGLang's `/generate`, and `/health`, over a hub of requests that is passed in.
+
+`serving.py` makes the app with `make_app` and runs it; a test may give it a hub of its own. A route parses the body,
+submits the request, and returns an answer that is written while the workers produce it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+from fastapi import FastAPI, Request
+from starlette.responses import Response
+
+from learnsgl.errors import RequestError
+from learnsgl.server.answers import STREAM_END, ChatAnswer, CompletionAnswer, GenerateAnswer, sse
+from learnsgl.server.http_errors import CLIENT_GONE_STATUS, add_error_handlers, error_body, error_response, route_of
+from learnsgl.server.parse import NewRequest, parse_chat, parse_completion, parse_generate
+from learnsgl.server.requests import LiveRequest, RequestFailed, RequestHub
+from learnsgl.server.sse import ClientLeft, EventStream, WholeAnswer, unless_client_leaves
+
+MAX_BODY_BYTES = 8 << 20
+"""Longest body of a request. Its token ids, at most 4 bytes for each of these, fit into one ZMQ message."""
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What `/v1/models` tells.
+
+    Attributes:
+        name: what clients call the model.
+        max_model_len: most tokens of one request, prompt and output.
+        created: when the server started, in seconds since 1970.
+    """
+
+    name: str
+    max_model_len: int
+    created: int
+
+    def to_json(self) -> dict[str, Any]:
+        """OpenAI's model object, and the context's length as in vLLM."""
+        return {
+            "id": self.name,
+            "object": "model",
+            "created": self.created,
+            "owned_by": "learnsgl",
+            "max_model_len": self.max_model_len,
+        }
+
+
+def make_app(hub: RequestHub, model: ModelCard, run_id: str) -> FastAPI:
+    """The HTTP API.
+
+    Args:
+        hub: takes the requests and gives their answers.
+        model: the model that is served.
+        run_id: part of every answer's id, so that ids of two runs differ.
+    """
+    app = FastAPI(title="learnsgl", openapi_url=None)
+    add_error_handlers(app, hub.trace.refused)
+    routes = Routes(hub, model, run_id)
+    app.add_api_route("/v1/chat/completions", routes.chat_completions, methods=["POST"])
+    app.add_api_route("/v1/completions", routes.completions, methods=["POST"])
+    app.add_api_route("/generate", routes.generate, methods=["POST"])
+    app.add_api_route("/v1/models", routes.models, methods=["GET"])
+    app.add_api_route("/v1/models/{model_id:path}", routes.model, methods=["GET"])
+    app.add_api_route("/health", routes.health, methods=["GET"])
+    return app
+
+
+class Routes:
+    """The routes' functions; the arguments are those of `make_app`."""
+
+    def __init__(self, hub: RequestHub, model: ModelCard, run_id: str) -> None:
+        self._hub = hub
+        self._model = model
+        self._run_id = run_id
+
+    async def chat_completions(self, request: Request) -> Response:
+        """`POST /v1/chat/completions`."""
+        live = self._submit(request, parse_chat(await read_body(request), self._model.name))
+        form = ChatAnswer(self._id(live), _now_s(), self._model.name, live.request.include_usage)
+        return await self._answer(request, live, form.whole, stream_chat_completions(live, form))
+
+    async def completions(self, request: Request) -> Response:
+        """`POST /v1/completions`."""
+        live = self._submit(request, parse_completion(await read_body(request), self._model.name))
+        form = CompletionAnswer(self._id(live), _now_s(), self._model.name, live.request.include_usage)
+        return await self._answer(request, live, form.whole, stream_completions(live, form))
+
+    async def generate(self, request: Request) -> Response:
+        """`POST /generate`."""
+        live = self._submit(request, parse_generate(await read_body(request)))
+        form = GenerateAnswer(self._id(live))
+        return await self._answer(request, live, form.whole, stream_generate(live, form))
+
+    async def models(self, request: Request) -> Response:
+        """`GET /v1/models`."""
+        return _json({"object": "list", "data": [self._model.to_json()]})
+
+    async def model(self, request: Request, model_id: str) -> Response:
+        """`GET /v1/models/{id}`."""
+        if model_id != self._model.name:
+            raise RequestError(
+                f"the model {model_id!r} does not exist; this server has {self._model.name!r}",
+                status=404,
+                code="model_not_found",
+                param="model",
+            )
+        return _json(self._model.to_json())
+
+    async def health(self, request: Request) -> Response:
+        """`GET /health`: 200 while requests are taken."""
+        if self._hub.refusal is not None:
+            return error_response(self._hub.refusal)
+        return _json({"status": "ok", "model": self._model.name, "num_running": self._hub.num_running})
+
+    def _submit(self, request: Request, new: NewRequest) -> LiveRequest:
+        return self._hub.submit(new, route_of(request))
+
+    def _id(self, live: LiveRequest) -> str:
+        return f"{self._run_id}-{live.uid}"
+
+    async def _answer(
+        self, request: Request, live: LiveRequest, whole: Callable[..., bytes], chunks: AsyncIterator[bytes]
+    ) -> Response:
+        """The answer to a submitted request. A stream begins only when the scheduler has accepted the request."""
+        hub = self._hub
+        try:
+            if live.request.stream:
+                await unless_client_leaves(live.wait_accepted(), request.receive, live, hub)
+                return EventStream(chunks, live, hub)
+            text, ending = await unless_client_leaves(live.whole(), request.receive, live, hub)
+        except RequestFailed as failure:
+            return WholeAnswer(error_body(failure.info), live, hub, failure.info.status)
+        except ClientLeft:
+            return Response(status_code=CLIENT_GONE_STATUS)
+        return WholeAnswer(whole(text, ending), live, hub)
+
+
+async def stream_chat_completions(live: LiveRequest, form: ChatAnswer) -> AsyncIterator[bytes]:
+    """The events of a streamed chat: who speaks, the text as it comes, why it ended, the usage, and the end mark."""
+    yield form.opening()
+    try:
+        async for text, ending in live.deltas():
+            if text:
+                yield form.content(text)
+            if ending is not None:
+                yield form.closing(ending)
+                if usage := form.usage(ending):
+                    yield usage
+    except RequestFailed as failure:
+        yield sse(error_body(failure.info))
+        return  # without the end mark, which would say that the answer is whole
+    yield STREAM_END
+
+
+async def stream_completions(live: LiveRequest, form: CompletionAnswer) -> AsyncIterator[bytes]:
+    """The events of a streamed completion: the text as it comes, why it ended, the usage, and the end mark."""
+    try:
+        async for text, ending in live.deltas():
+            if text:
+                yield form.content(text)
+            if ending is not None:
+                yield form.closing(ending)
+                if usage := form.usage(ending):
+                    yield usage
+    except RequestFailed as failure:
+        yield sse(error_body(failure.info))
+        return
+    yield STREAM_END
+
+
+async def stream_generate(live: LiveRequest, form: GenerateAnswer) -> AsyncIterator[bytes]:
+    """The events of `/generate`: all of the text so far, each time there is more of it."""
+    text = ""
+    try:
+        async for new, ending in live.deltas():
+            text += new
+            yield form.so_far(text) if ending is None else form.closing(text, ending)
+    except RequestFailed as failure:
+        yield sse(error_body(failure.info))
+        return
+    yield STREAM_END
+
+
+async def read_body(request: Request) -> bytes:
+    """The body of a request.
+
+    Raises:
+        RequestError: it is longer than `MAX_BODY_BYTES`.
+    """
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_BODY_BYTES:
+            raise RequestError(
+                f"the body is longer than {MAX_BODY_BYTES} bytes; send less", status=413, code="request_too_large"
+            )
+    return bytes(body)
+
+
+def _json(body: dict[str, Any]) -> Response:
+    return Response(msgspec.json.encode(body), media_type="application/json")
+
+
+def _now_s() -> int:
+    return int(time.time())

@@ -1,0 +1,88 @@
+"""The API server's events: what was received, refused, streamed and answered, and the one ending of each request.
+
+`requests.py`, `sse.py` and the error handlers call it. Chunks of streams are gathered, and recorded in batches.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from learnsgl.core import FinishReason
+from learnsgl.message.types import Ending
+from learnsgl.trace import events
+from learnsgl.trace.recorder import Recorder
+
+
+class HttpTrace:
+    """Records the HTTP side of requests.
+
+    Args:
+        recorder: the API process's part of the trace.
+    """
+
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
+        self._uids: list[int] = []
+        self._sent_ns: list[int] = []
+        self._chunk_bytes: list[int] = []
+
+    def received(self, uid: int, route: str, stream: bool, body_bytes: int) -> None:
+        """A request was checked and got its id."""
+        if self._recorder.full:
+            self._recorder.emit(events.HttpReceived(self._recorder.now(), uid, route, stream, body_bytes))
+
+    def refused(self, route: str, status: int, code: str) -> None:
+        """A request was answered with an error before it got an id."""
+        if self._recorder.full:
+            self._recorder.emit(events.HttpRefused(self._recorder.now(), route, status, code))
+
+    def streamed(self, uid: int, chunk_bytes: int) -> None:
+        """A chunk was handed to the socket; `flush` records it with others."""
+        if self._recorder.full:
+            self._uids.append(uid)
+            self._sent_ns.append(self._recorder.now())
+            self._chunk_bytes.append(chunk_bytes)
+
+    def answered(self, uid: int, status: int, body_bytes: int) -> None:
+        """The last byte of an answer was handed to the socket."""
+        self.flush()
+        if self._recorder.full:
+            self._recorder.emit(events.HttpAnswered(self._recorder.now(), uid, status, body_bytes))
+
+    def disconnected(self, uid: int) -> None:
+        """The client went away before its answer was complete."""
+        self.flush()
+        if self._recorder.full:
+            self._recorder.emit(events.HttpDisconnected(self._recorder.now(), uid))
+
+    def ended(self, ending: Ending, reason: FinishReason, status: int, code: str | None) -> None:
+        """A request has ended, as its client sees it."""
+        if self._recorder.steps:
+            self._recorder.emit(
+                events.ReqEnded(
+                    self._recorder.now(),
+                    ending.uid,
+                    ending.choice,
+                    reason.value,
+                    status,
+                    code,
+                    ending.num_prompt_tokens,
+                    ending.num_cached_tokens,
+                    ending.num_generated_tokens,
+                )
+            )
+
+    def flush(self) -> None:
+        """Record the chunks that were streamed since the last time."""
+        if not self._uids:
+            return
+        self._recorder.emit(
+            events.HttpStreamed(
+                self._recorder.now(),
+                np.array(self._uids, "<i8").tobytes(),
+                np.zeros(len(self._uids), "<i4").tobytes(),
+                np.array(self._sent_ns, "<i8").tobytes(),
+                np.array(self._chunk_bytes, "<i4").tobytes(),
+            )
+        )
+        self._uids, self._sent_ns, self._chunk_bytes = [], [], []

@@ -1,0 +1,245 @@
+"""Starting the server: what can be wrong is found first, then the workers start, then requests are taken.
+
+`learnsgl serve` calls `launch_server`, which returns when the server has ended. Whatever happens, no process, socket
+or folder of the server is left behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import zmq
+
+from learnsgl.config import Config, TraceLevel
+from learnsgl.errors import LearnsglError
+from learnsgl.hub import ModelFiles, resolve_model
+from learnsgl.message.channel import AsyncRecvChannel, SendChannel
+from learnsgl.message.codec import API_CHANNEL, tokenizer_channel
+from learnsgl.message.sockets import make_socket_folder, remove_socket_folder
+from learnsgl.scheduler.executor import ExecutorInfo
+from learnsgl.scheduler.worker import run_scheduler
+from learnsgl.server.api_server import ModelCard, make_app
+from learnsgl.server.http_trace import HttpTrace
+from learnsgl.server.port import bind_port, url_of
+from learnsgl.server.processes import Processes
+from learnsgl.server.requests import RequestHub
+from learnsgl.server.serving import Serving
+from learnsgl.server.worker import WorkerMain, WorkerSetup, configure_logging, record_phase
+from learnsgl.tokenizer.worker import run_detokenizer, run_text_worker, run_tokenizer
+from learnsgl.trace.manifest import create_run, run_id_of, update_manifest
+from learnsgl.trace.recorder import Recorder, open_recorder
+
+ENGINE_FACTORY = "learnsgl.engine.engine:create_engine"
+"""Makes the executor of a real server, in the scheduler's process; by name, so that nothing here imports torch."""
+
+API_NAME = "api"
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@dataclass(frozen=True)
+class ServerInfo:
+    """What is told when the server is ready.
+
+    Attributes:
+        url: where it listens.
+        model: name that clients use.
+        executor: device and sizes.
+        trace_folder: folder of this run's recording.
+    """
+
+    url: str
+    model: str
+    executor: ExecutorInfo
+    trace_folder: Path | None
+
+    def __str__(self) -> str:
+        """The one line for people."""
+        ex = self.executor
+        pages = f"{ex.num_pages:,} pages of {ex.page_size} ({ex.num_pages * ex.page_size:,} tokens)"
+        trace = f"trace in {self.trace_folder}" if self.trace_folder else "no trace (--trace DIR)"
+        return f"learnsgl ready: {self.url}/v1 · {self.model} · {ex.device}, {ex.dtype} · {pages} · {trace}"
+
+
+def _print_line(info: ServerInfo) -> None:
+    print(info, flush=True)
+
+
+def launch_server(
+    config: Config, *, executor_factory: str = ENGINE_FACTORY, on_ready: Callable[[ServerInfo], None] = _print_line
+) -> None:
+    """Start the server, serve, and return when a signal has ended it. Call it from the main thread.
+
+    Args:
+        config: every option.
+        executor_factory: `module:function` that makes the executor; a test names a fake here.
+        on_ready: told once when requests can come; by default prints one line.
+
+    Raises:
+        UsageError, StartupError: it can't start; nothing is left running.
+        ServingError: it broke while it ran; nothing is left running.
+        KeyboardInterrupt: Ctrl-C while it started.
+    """
+    config.check()
+    configure_logging(config.server.log_level, API_NAME)
+    with _signals_handled(), contextlib.ExitStack() as cleanup:
+        try:
+            _launch(config, executor_factory, on_ready, cleanup)
+        finally:
+            _ignore_signals()  # the clean-up is short, and isn't to be interrupted
+
+
+def _launch(
+    config: Config, executor_factory: str, on_ready: Callable[[ServerInfo], None], cleanup: contextlib.ExitStack
+) -> None:
+    tell = _Progress()
+    bound = cleanup.enter_context(bind_port(config.server.host, config.server.port))
+    trace_folder = _create_run(config)
+    recorder = open_recorder(trace_folder, config.trace, API_NAME, API_NAME)
+    cleanup.enter_context(_end_recorded(trace_folder, recorder))
+    model = _resolve_model(config, recorder, tell)
+    socket_folder = make_socket_folder()
+    cleanup.callback(remove_socket_folder, socket_folder)
+    processes = Processes(recorder)
+    cleanup.callback(processes.close)
+    setup = WorkerSetup(
+        name="", role="", config=config, socket_folder=socket_folder, trace_folder=trace_folder,
+        model_folder=model.folder, model_name=model.name, executor_factory=executor_factory,
+        run_key=secrets.token_bytes(16),
+    )  # fmt: skip
+    start_ns = recorder.now()
+    for main, worker_setup in worker_setups(setup):
+        tell(f"starting {worker_setup.name}")
+        processes.start(main, worker_setup)
+    executor = processes.wait_ready(
+        config.server.start_timeout_s, lambda name, missing: tell(f"{name} is ready, {missing} to go")
+    )
+    record_phase(recorder, "start_workers", start_ns)
+    info = ServerInfo(url_of(bound), model.name, executor, trace_folder)
+    if trace_folder is not None:
+        update_manifest(trace_folder, engine=asdict(executor), url=info.url)
+    asyncio.run(_serve(setup, bound, processes, recorder, info, on_ready))
+
+
+async def _serve(
+    setup: WorkerSetup,
+    bound: socket.socket,
+    processes: Processes,
+    recorder: Recorder,
+    info: ServerInfo,
+    on_ready: Callable[[ServerInfo], None],
+) -> None:
+    """Connect the API to the workers, and serve."""
+    context: zmq.Context[Any] = zmq.Context()
+    folder = setup.socket_folder
+    tokenizers = [
+        SendChannel(context, folder, tokenizer_channel(index), sender=API_NAME, recorder=recorder)
+        for index in range(max(1, setup.config.server.num_tokenizer))
+    ]
+    replies = AsyncRecvChannel(context, folder, API_CHANNEL, recorder=recorder)
+    hub = RequestHub(tokenizers, HttpTrace(recorder))
+    run_id = run_id_of(info.trace_folder) if info.trace_folder else secrets.token_hex(4)
+    app = make_app(hub, ModelCard(info.model, info.executor.max_model_len, int(time.time())), run_id)
+    try:
+        serving = Serving(setup.config.server, app, bound, hub, replies, processes, recorder)
+        await serving.run(lambda: on_ready(info))
+    finally:
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # until `_ignore_signals`: the loop's handlers go now
+        replies.close()
+        for channel in tokenizers:
+            channel.close()
+        context.term()
+
+
+def worker_setups(base: WorkerSetup) -> list[tuple[WorkerMain, WorkerSetup]]:
+    """Entry and set-up of each worker, the one that takes longest first."""
+    num_tokenizer = base.config.server.num_tokenizer
+    workers: list[tuple[WorkerMain, WorkerSetup]] = [
+        (run_scheduler, replace(base, name="scheduler-0", role="scheduler"))
+    ]
+    if num_tokenizer == 0:
+        return [*workers, (run_text_worker, replace(base, name="tokenizer-detokenizer", role="detokenizer"))]
+    workers += [
+        (run_tokenizer, replace(base, name=f"tokenizer-{index}", role="tokenizer", index=index))
+        for index in range(num_tokenizer)
+    ]
+    return [*workers, (run_detokenizer, replace(base, name="detokenizer", role="detokenizer"))]
+
+
+def _create_run(config: Config) -> Path | None:
+    if config.trace.trace is None or config.trace.trace_level is TraceLevel.OFF:
+        return None
+    return create_run(config.trace.trace, config.to_json(), [Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
+@contextlib.contextmanager
+def _end_recorded(trace_folder: Path | None, recorder: Recorder) -> Iterator[None]:
+    """Close the trace at the end of the run, and write into its manifest how the run ended."""
+    facts: dict[str, Any] = {"state": "ended", "exit_code": 0}
+    try:
+        yield
+    except LearnsglError as error:
+        facts = {"state": "failed", "exit_code": error.exit_code, "error": str(error)}
+        raise
+    except BaseException as error:
+        facts = {"state": "failed", "error": type(error).__name__}
+        raise
+    finally:
+        recorder.close()
+        if trace_folder is not None:
+            update_manifest(trace_folder, **facts)
+
+
+def _resolve_model(config: Config, recorder: Recorder, tell: Callable[[str], None]) -> ModelFiles:
+    start_ns = recorder.now()
+    tell(f"looking for the model {config.engine.model}")
+    model = resolve_model(
+        config.engine.model, served_name=config.engine.served_model_name, progress=sys.stderr.isatty()
+    )
+    record_phase(recorder, "resolve_model", start_ns)
+    return model
+
+
+class _Progress:
+    """One line a phase of the start-up, for someone who watches."""
+
+    def __init__(self) -> None:
+        self._start = time.monotonic()
+
+    def __call__(self, phase: str) -> None:
+        if sys.stderr.isatty():
+            print(f"[{time.monotonic() - self._start:5.1f} s] {phase}", file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def _signals_handled() -> Iterator[None]:
+    """Let SIGTERM end a start-up as Ctrl-C does, by an exception, so that everything is cleaned up."""
+
+    def end_start(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    signal.signal(signal.SIGTERM, end_start)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _ignore_signals() -> None:
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)

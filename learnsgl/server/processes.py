@@ -1,0 +1,183 @@
+"""The child processes: starting them, waiting until they are ready, and ending them.
+
+`launch.py` makes one `Processes` for a server. A child is told to stop through its control pipe; one that doesn't
+listen is killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import queue
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
+from typing import Any
+
+from learnsgl import errors
+from learnsgl.errors import LearnsglError, RequestError, StartupError
+from learnsgl.message.mailbox import STOP_WORD
+from learnsgl.scheduler.executor import ExecutorInfo
+from learnsgl.server.worker import Ack, WorkerMain, WorkerSetup
+from learnsgl.trace import events
+from learnsgl.trace.recorder import Recorder
+
+_POLL_S = 0.2
+"""How often a start-up looks for children that died without a word."""
+
+_KILL_WAIT_S = 5.0
+
+
+@dataclass
+class Child:
+    """A child process and the pipe to it."""
+
+    name: str
+    role: str
+    process: SpawnProcess
+    control: Connection
+
+    @property
+    def sentinel(self) -> int:
+        """Becomes readable when the process has ended."""
+        return self.process.sentinel
+
+    @property
+    def pid(self) -> int:
+        """The process's id."""
+        assert self.process.pid is not None, "children are started when they are made"
+        return self.process.pid
+
+    def say_stop(self) -> None:
+        """Ask it to end in order."""
+        with contextlib.suppress(OSError):  # it has ended already
+            self.control.send_bytes(STOP_WORD)
+
+
+class Processes:
+    """All children of one server.
+
+    Args:
+        recorder: the parent's part of the trace.
+
+    Attributes:
+        children: in the order of their start.
+    """
+
+    def __init__(self, recorder: Recorder) -> None:
+        self.children: list[Child] = []
+        self._recorder = recorder
+        self._context = multiprocessing.get_context("spawn")
+        self._acks: Any = self._context.Queue()
+
+    def start(self, main: WorkerMain, setup: WorkerSetup) -> None:
+        """Start a child that runs `main(setup, control, acks)`."""
+        reader, writer = self._context.Pipe(duplex=False)
+        process = self._context.Process(target=main, args=(setup, reader, self._acks), name=setup.name)
+        with _signals_blocked():
+            process.start()
+        reader.close()
+        child = Child(setup.name, setup.role, process, writer)
+        self.children.append(child)
+        if self._recorder.steps:
+            self._recorder.emit(events.ProcessSpawned(self._recorder.now(), setup.name, child.pid))
+
+    def wait_ready(self, timeout_s: float, on_ready: Callable[[str, int], None]) -> ExecutorInfo:
+        """Wait until every child has acknowledged its start.
+
+        Args:
+            timeout_s: how long they may take.
+            on_ready: told of each child that is ready, and how many are still missing.
+
+        Returns:
+            What the scheduler's executor offers.
+
+        Raises:
+            LearnsglError: the error that a child ended with.
+            StartupError: a child died without a word, or the time is over.
+        """
+        waiting = {child.name for child in self.children}
+        info: ExecutorInfo | None = None
+        deadline = time.monotonic() + timeout_s
+        while waiting:
+            # looked at before the queue: a child that died before that has no words left in it
+            dead = [child for child in self.children if child.name in waiting and not child.process.is_alive()]
+            ack = self._next_ack()
+            if ack is None and dead:
+                raise StartupError(f"{dead[0].name} {how_it_ended(dead[0])} while it started; its log is above")
+            if ack is None:
+                _check_deadline(waiting, deadline, timeout_s)
+                continue
+            if ack.error is not None:
+                raise rebuild_error(ack.name, *ack.error)
+            waiting.discard(ack.name)
+            info = ack.info or info
+            if self._recorder.steps:
+                self._recorder.emit(events.ProcessReady(self._recorder.now(), ack.name, ack.acked_ns))
+            on_ready(ack.name, len(waiting))
+        assert info is not None, "one of the children is a scheduler"
+        return info
+
+    def record_exit(self, child: Child, *, asked: bool) -> None:
+        """Record that a child has ended, after being asked to or not."""
+        kind = events.ProcessExited if asked else events.ProcessLost
+        if self._recorder.steps:
+            self._recorder.emit(kind(self._recorder.now(), child.name, child.pid, child.process.exitcode))
+
+    def close(self) -> None:
+        """Kill the children that still run, and free what belongs to them."""
+        for child in self.children:
+            if child.process.is_alive():
+                child.process.kill()
+        for child in self.children:
+            child.process.join(_KILL_WAIT_S)
+            child.control.close()
+            with contextlib.suppress(ValueError):  # it didn't die within the wait: the system is in trouble
+                child.process.close()
+        self.children = []
+        self._acks.close()
+        self._acks.join_thread()
+
+    def _next_ack(self) -> Ack | None:
+        try:
+            ack: Ack = self._acks.get(timeout=_POLL_S)
+        except queue.Empty:
+            return None
+        return ack
+
+
+def _check_deadline(waiting: set[str], deadline: float, timeout_s: float) -> None:
+    if time.monotonic() > deadline:
+        names = ", ".join(sorted(waiting))
+        raise StartupError(f"{names} did not get ready within {timeout_s:g} s; give more with --start-timeout-s")
+
+
+def how_it_ended(child: Child) -> str:
+    """The end of a child in words: `was ended by SIGKILL`, `ended with exit code 4`."""
+    code = child.process.exitcode
+    if code is not None and code < 0:
+        with contextlib.suppress(ValueError):  # a signal without a name
+            return f"was ended by {signal.Signals(-code).name}"
+    return f"ended with exit code {code}"
+
+
+def rebuild_error(process: str, kind: str, message: str) -> LearnsglError:
+    """The error that a child's start ended with, of the same class where that is one of ours."""
+    known = getattr(errors, kind, None)
+    if isinstance(known, type) and issubclass(known, LearnsglError) and not issubclass(known, RequestError):
+        return known(message)
+    return StartupError(f"{process} could not start: {kind}: {message}; its log is above")
+
+
+@contextlib.contextmanager
+def _signals_blocked() -> Iterator[None]:
+    """Hold signals back while a child starts: it inherits this, and unblocks them once it has chosen to ignore them."""
+    held: Sequence[signal.Signals] = (signal.SIGINT, signal.SIGTERM)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, held)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -1,0 +1,87 @@
+"""The tokenizer's job: prompts become token ids, in the order in which they come.
+
+`worker.py` runs it, in a process of its own or beside the detokenizer.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+
+from learnsgl.core import FinishReason, Int32Array
+from learnsgl.errors import RequestError
+from learnsgl.message.channel import SendChannel
+from learnsgl.message.types import AbortMsg, Delta, Ending, ErrorInfo, Message, TokenizeMsg, UserMsg, UserReply
+from learnsgl.tokenizer.tokenize import Tokenizer
+from learnsgl.trace import events
+from learnsgl.trace.recorder import Recorder
+
+_log = logging.getLogger(__name__)
+
+
+class TokenizerWorker:
+    """Turns prompts into token ids.
+
+    Args:
+        tokenizer: the model's tokenizer.
+        recorder: where `tok.*` events go.
+        to_scheduler: takes the tokenized requests, and aborts.
+        to_api: takes the errors of requests that can't be tokenized.
+    """
+
+    def __init__(
+        self, tokenizer: Tokenizer, recorder: Recorder, to_scheduler: SendChannel, to_api: SendChannel
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._recorder = recorder
+        self._to_scheduler = to_scheduler
+        self._to_api = to_api
+        self._requests: list[Message] = []
+        self._failures: list[Delta] = []
+
+    def process_one_msg(self, message: TokenizeMsg | AbortMsg) -> None:
+        """Tokenize one request, or pass an abort on."""
+        if isinstance(message, AbortMsg):
+            self._requests.append(message)
+            return
+        start_ns = self._recorder.now()
+        try:
+            ids = self._encode(message)
+        except RequestError as error:
+            self._fail(message.uid, ErrorInfo(str(error), error.status, error.code, error.param))
+            return
+        except Exception:  # one request must not take the worker down with it
+            _log.exception("request %d can't be tokenized", message.uid)
+            self._fail(message.uid, ErrorInfo("the server failed to tokenize the prompt", 500, "internal_error"))
+            return
+        if self._recorder.full:
+            self._recorder.emit(events.TokTokenized(self._recorder.now(), message.uid, start_ns, len(ids)))
+        if self._recorder.tokens:
+            text = self._tokenizer.decode(ids.tolist())
+            self._recorder.emit(events.TokText(self._recorder.now(), message.uid, text, ids.tobytes()))
+        self._requests.append(UserMsg(message.uid, ids.tobytes(), message.sampling))
+
+    def flush(self) -> None:
+        """Send what has been tokenized, and the errors: one message each."""
+        if self._requests:
+            self._to_scheduler.send(self._requests)
+        if self._failures:
+            self._to_api.send([UserReply(self._failures)])
+        self._requests, self._failures = [], []
+
+    def _encode(self, message: TokenizeMsg) -> Int32Array:
+        if message.messages is not None:
+            ids = self._tokenizer.encode_chat(message.messages)
+        elif message.text is not None:
+            ids = self._tokenizer.encode_text(message.text)
+        else:
+            ids = message.input_ids or []
+        if not ids:
+            raise RequestError("the prompt is empty; it needs at least one token", param="prompt")
+        return np.array(ids, dtype=np.int32)
+
+    def _fail(self, uid: int, info: ErrorInfo) -> None:
+        if self._recorder.full:
+            self._recorder.emit(events.TokFailed(self._recorder.now(), uid, info.code))
+        self._failures.append(Delta(uid, ending=Ending(uid, 0, FinishReason.ERROR, error=info)))

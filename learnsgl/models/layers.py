@@ -54,7 +54,7 @@ class Linear:
         if num_tokens <= SKINNY_TOKENS and self._pieces is not None:
             # [pieces, out / pieces, in] @ [pieces, in, T] -> [pieces, out / pieces, T] -> [T, out]
             product = torch.bmm(self._pieces, x.T.expand(self._pieces.shape[0], -1, -1))
-            y = product.view(-1, num_tokens).T
+            y = product.view(self.weight.shape[0], num_tokens).T
         elif self._cpu_float32 and self.weight.shape[0] >= TALL_ROWS:
             y = (self.weight @ x.T).T
         else:

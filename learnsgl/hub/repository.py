@@ -17,24 +17,28 @@ NEEDED = ("*.json", "*.safetensors", "*.jinja")
 """What is served from: configuration, weights, tokenizer and chat template."""
 
 
-def find_repository(repo_id: str) -> Path:
+def find_repository(repo_id: str, *, hf_cache: Path | None = None) -> Path:
     """The folder of a repository's files.
 
     A copy in the local cache is taken as it is, without asking the network whether there is a newer one: the same
     command serves the same model, online and offline.
+
+    Args:
+        repo_id: `org/name`.
+        hf_cache: the Hub client's cache folder; by default its own choice.
 
     Raises:
         ModelNotFoundError: the Hub has no such repository, or doesn't show it to this user.
         DownloadError: it isn't in the local cache, and the Hub can't be reached.
     """
     try:
-        local = Path(snapshot_download(repo_id, allow_patterns=list(NEEDED), local_files_only=True))
+        local = Path(snapshot_download(repo_id, cache_dir=hf_cache, allow_patterns=list(NEEDED), local_files_only=True))
         if (local / "config.json").is_file() and any(local.glob("*.safetensors")):
             return local
     except LocalEntryNotFoundError:
         pass  # not in the cache: fetch it
     try:
-        return Path(snapshot_download(repo_id, allow_patterns=list(NEEDED)))
+        return Path(snapshot_download(repo_id, cache_dir=hf_cache, allow_patterns=list(NEEDED)))
     except RepositoryNotFoundError as error:
         raise ModelNotFoundError(
             f"Hugging Face has no repository {repo_id!r} that this machine may read; check the name, and for a "

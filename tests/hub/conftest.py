@@ -4,21 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from gguf_builder import write_gguf
 
 from learnsgl.hub.builtin import WheelModel
-
-
-@dataclass(frozen=True)
-class FakeWheel:
-    """A wheel on disk, and the model that it holds with its true hashes."""
-
-    path: Path
-    model: WheelModel
+from tests.hub.gguf_builder import FakeWheel, write_gguf
 
 
 @pytest.fixture(scope="session")

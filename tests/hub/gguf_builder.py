@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from gguf import GGMLQuantizationType, GGUFWriter
 from gguf.quants import quantize
 
 from learnsgl.hub import tiny
+from learnsgl.hub.builtin import WheelModel
 from learnsgl.hub.byte_level import CHATML_TEMPLATE, byte_symbols
 from learnsgl.hub.safetensors_file import Float32Array
 
@@ -99,3 +101,11 @@ def add_tensor(writer: GGUFWriter, name: str, data: Float32Array) -> None:
         return
     kind = GGMLQuantizationType.Q8_0 if "token_embd" in name else GGMLQuantizationType.Q4_1
     writer.add_tensor(name, quantize(data, kind), raw_dtype=kind)
+
+
+@dataclass(frozen=True)
+class FakeWheel:
+    """A wheel on disk, and the model that it holds with its true hashes."""
+
+    path: Path
+    model: WheelModel

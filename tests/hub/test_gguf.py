@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from gguf_builder import vocabulary, write_gguf
 from safetensors.numpy import load_file
 
 from learnsgl.errors import UnsupportedModelError
@@ -16,6 +15,7 @@ from learnsgl.hub.convert import convert_gguf
 from learnsgl.hub.gguf import GgufFile
 from learnsgl.hub.gguf_rope import llama3_divisors
 from learnsgl.tokenizer.tokenize import load_tokenizer
+from tests.hub.gguf_builder import vocabulary, write_gguf
 
 torch.set_num_threads(1)
 

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import FakeWheel
 from safetensors.numpy import load_file
 
 from learnsgl.errors import (
@@ -27,6 +26,7 @@ from learnsgl.hub.builtin import pull
 from learnsgl.hub.model_files import ModelSource, read_model_files
 from learnsgl.hub.pip_index import WheelLocation
 from learnsgl.hub.repository import find_repository
+from tests.hub.gguf_builder import FakeWheel
 
 
 def resolve(model: str, cache: Path, **options: object) -> object:

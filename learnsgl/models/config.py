@@ -102,7 +102,7 @@ def parse_model_config(raw: Mapping[str, Any], generation: Mapping[str, Any], *,
             head_dim=int(raw.get("head_dim") or hidden_size // num_heads),
             max_position_embeddings=int(raw["max_position_embeddings"]),
             rms_norm_eps=float(raw.get("rms_norm_eps", 1e-6)),
-            rope_theta=float(rope.get("rope_theta", 10000.0)),
+            rope_theta=float(rope["rope_theta"]),
             rope_scaling=_rope_scaling(rope, raw, where),
             tie_word_embeddings=bool(raw.get("tie_word_embeddings", False)),
             attention_bias=bool(raw.get("attention_bias", False)),
@@ -139,9 +139,8 @@ def _refuse_what_is_not_built(raw: Mapping[str, Any], where: str) -> None:
 
 def _rope_parameters(raw: Mapping[str, Any]) -> dict[str, Any]:
     """Theta and scaling in one mapping, as transformers 5 writes them, from either form of the file."""
-    if raw.get("rope_parameters"):
-        return {"rope_theta": raw.get("rope_theta", 10000.0), **raw["rope_parameters"]}
-    return {"rope_theta": raw.get("rope_theta", 10000.0), **(raw.get("rope_scaling") or {})}
+    scaling = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
+    return {"rope_theta": raw.get("rope_theta") or 10000.0, **scaling}
 
 
 def _rope_scaling(rope: Mapping[str, Any], raw: Mapping[str, Any], where: str) -> Llama3Scaling | None:

@@ -1,0 +1,56 @@
+"""The building blocks beside PyTorch's and transformers' own."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from transformers import LlamaConfig
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, apply_rotary_pos_emb
+
+from learnsgl.models import layers
+from learnsgl.models.rope import RotaryEmbedding, rotate_
+from tests.models.small_config import small_config
+
+
+@pytest.mark.parametrize("num_tokens", [0, 1, 2, 4, 5, 33])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("out_features", "num_threads"), [(24, 1), (24, 2), (25, 2), (layers.TALL_ROWS, 1)])
+def test_linear_is_the_same_product_in_every_form(
+    num_tokens: int, dtype: torch.dtype, out_features: int, num_threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: num_threads)
+    generator = torch.Generator().manual_seed(num_tokens)
+    x = torch.randn(num_tokens, 16, generator=generator).to(dtype)
+    weight = torch.randn(out_features, 16, generator=generator).to(dtype)
+    for bias in (None, torch.randn(out_features, generator=generator).to(dtype)):
+        got = layers.Linear(weight, bias)(x)
+        torch.testing.assert_close(got, F.linear(x, weight, bias))
+
+
+def test_silu_and_mul() -> None:
+    x = torch.randn(3, 10, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(layers.silu_and_mul(x), x[:, :5] * x[:, :5].sigmoid() * x[:, 5:])
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_rotation_is_that_of_transformers(scaled: bool) -> None:
+    rope = {"rope_theta": 10000.0, "rope_type": "default"}
+    if scaled:
+        rope |= {
+            "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 32,
+        }  # fmt: skip
+    config = small_config(rope_parameters=rope, head_dim=32)
+    ours = RotaryEmbedding(config, num_positions=64, dtype=torch.float32, device=torch.device("cpu"))
+    theirs = LlamaRotaryEmbedding(
+        LlamaConfig(
+            hidden_size=64, num_attention_heads=2, head_dim=32, max_position_embeddings=64, rope_parameters=rope
+        )
+    )
+    positions = torch.tensor([0, 1, 5, 31, 32, 63, 7])
+    heads = torch.randn(7, 3, 32, generator=torch.Generator().manual_seed(0))
+    cos, sin = theirs(heads, positions[None])
+    expected, _ = apply_rotary_pos_emb(heads.transpose(0, 1)[None], heads.transpose(0, 1)[None], cos, sin)
+    rotate_(heads, *ours.look_up(positions))
+    torch.testing.assert_close(heads, expected[0].transpose(0, 1), atol=2e-6, rtol=1e-5)

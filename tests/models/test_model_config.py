@@ -1,0 +1,100 @@
+"""config.json in all its forms, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import LlamaConfig
+
+from learnsgl.errors import ModelNotFoundError, UnsupportedModelError
+from learnsgl.models.config import Llama3Scaling, load_model_config, parse_model_config
+from learnsgl.models.registry import model_class
+from tests.models.small_config import RAW, small_config
+
+LLAMA3 = {
+    "rope_type": "llama3", "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}  # fmt: skip
+
+
+def write(folder: Path, config: Any, generation: Any = None) -> Path:
+    (folder / "config.json").write_text(config if isinstance(config, str) else json.dumps(config), encoding="utf-8")
+    if generation is not None:
+        (folder / "generation_config.json").write_text(json.dumps(generation), encoding="utf-8")
+    return folder
+
+
+def test_both_forms_of_the_file_mean_the_same() -> None:
+    old = small_config(rope_theta=500000.0, rope_scaling=LLAMA3, torch_dtype="bfloat16")
+    new = small_config(rope_theta=None, rope_parameters={"rope_theta": 500000.0, **LLAMA3}, dtype="bfloat16")
+    oldest = small_config(
+        rope_theta=500000.0, rope_scaling={**LLAMA3, "type": "llama3", "rope_type": None}, torch_dtype="bfloat16"
+    )
+    assert old == new == oldest
+    assert old.rope_theta == 500000.0
+    assert old.rope_scaling == Llama3Scaling(32.0, 1.0, 4.0, 8192)
+    assert old.dtype == "bfloat16"
+
+
+def test_what_transformers_writes_is_read(tmp_path: Path) -> None:
+    LlamaConfig(
+        architectures=["LlamaForCausalLM"], vocab_size=99, hidden_size=64, num_attention_heads=4, head_dim=24,
+        num_key_value_heads=2, tie_word_embeddings=True, attention_bias=True, rope_parameters={"rope_theta": 1e6,
+        **LLAMA3}, eos_token_id=[5, 6],
+    ).save_pretrained(tmp_path)  # fmt: skip
+    config = load_model_config(tmp_path)
+    assert (config.vocab_size, config.num_kv_heads, config.head_dim, config.rope_theta) == (99, 2, 24, 1e6)
+    assert (config.tie_word_embeddings, config.attention_bias, config.mlp_bias) == (True, True, False)
+    assert config.eos_ids == (5, 6)
+
+
+def test_what_a_file_leaves_out() -> None:
+    config = small_config(num_key_value_heads=None, rope_scaling=None, rope_theta=None)
+    assert (config.num_kv_heads, config.head_dim, config.rope_theta) == (2, 4, 10000.0)
+    assert config.dtype is None
+
+
+def test_the_generation_file_decides_about_the_end(tmp_path: Path) -> None:
+    assert load_model_config(write(tmp_path, RAW)).eos_ids == (2,)
+    assert load_model_config(write(tmp_path, RAW, {"eos_token_id": [7, 8]})).eos_ids == (7, 8)
+    assert load_model_config(write(tmp_path, RAW, {"eos_token_id": 0})).eos_ids == (0,)
+    assert load_model_config(write(tmp_path, {**RAW, "eos_token_id": None}, {})).eos_ids == ()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"quantization_config": {"quant_method": "awq"}}, "quantised \\(awq\\)"),
+        ({"hidden_act": "gelu"}, "activation 'gelu'; only 'silu'"),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "rope scaling 'yarn'"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
+        ({"num_attention_heads": 3, "num_key_value_heads": 2}, "3 attention heads can't be shared out evenly over 2"),
+        ({"vocab_size": "many"}, "a value that can't be used"),
+        ({"architectures": None}, "a value that can't be used"),
+    ],
+)
+def test_what_is_not_built_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UnsupportedModelError, match=message):
+        small_config(**changes)
+
+
+def test_a_missing_field_is_named() -> None:
+    with pytest.raises(UnsupportedModelError, match=r"config\.json has no 'hidden_size'"):
+        parse_model_config({k: v for k, v in RAW.items() if k != "hidden_size"}, {}, where="config.json")
+
+
+def test_broken_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ModelNotFoundError, match=r"holds no config\.json"):
+        load_model_config(tmp_path)
+    with pytest.raises(UnsupportedModelError, match="isn't valid JSON"):
+        load_model_config(write(tmp_path, "{"))
+    with pytest.raises(UnsupportedModelError, match="holds a list"):
+        load_model_config(write(tmp_path, "[]"))
+
+
+def test_an_unknown_architecture_names_those_that_there_are() -> None:
+    with pytest.raises(UnsupportedModelError, match="'MambaForCausalLM' isn't built; there are: LlamaForCausalLM"):
+        model_class("MambaForCausalLM")

@@ -96,7 +96,7 @@ def download(
     part = _Part(_part_path(target), url)
     with writing_to(target.parent):
         target.parent.mkdir(parents=True, exist_ok=True)
-        with client or httpx.Client(timeout=TIMEOUT, follow_redirects=True) as session:
+        with client or _new_client(url) as session:
             _fetch(session, part, progress, pause_s)
         given = sha256_of(part.path)
         if given != sha256:
@@ -107,6 +107,16 @@ def download(
             )
         part.path.replace(target)
         part.note.unlink(missing_ok=True)
+
+
+def _new_client(url: str) -> httpx.Client:
+    try:
+        return httpx.Client(timeout=TIMEOUT, follow_redirects=True)
+    except (OSError, ValueError) as error:  # httpx reads certificates and proxies from the environment here
+        raise DownloadError(
+            f"{url} can't be fetched with these settings ({type(error).__name__}: {error}); check SSL_CERT_FILE, "
+            "SSL_CERT_DIR and HTTPS_PROXY"
+        ) from error
 
 
 def _fetch(session: httpx.Client, part: _Part, progress: bool, pause_s: float) -> None:

@@ -6,6 +6,7 @@ Called by `builtin.py` the first time the built-in model is needed. Nothing is i
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -88,6 +89,12 @@ def _why_pip_failed(requirement: str, stderr: str, instead: str) -> str:
         return (
             f"pip, which looks {requirement} up, is missing in {sys.executable}; add it with "
             f"`{sys.executable} -m ensurepip` (or `uv pip install pip`), or {instead}"
+        )
+    broken = re.findall("connection broken by (.+)", stderr)
+    if broken:
+        return (
+            f"pip can't reach its index to look up {requirement}: {broken[-1]}. Check the network (and HTTPS_PROXY), "
+            f"then try again, or {instead}"
         )
     errors = [line.removeprefix("ERROR: ") for line in stderr.splitlines() if line.startswith("ERROR: ")]
     said = errors[-1] if errors else stderr.strip()[-500:] or "nothing"

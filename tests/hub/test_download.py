@@ -178,6 +178,12 @@ def test_a_folder_that_cannot_be_written_is_said_so(tmp_path: Path) -> None:
         Server().fetch(tmp_path / "file" / "small.whl")
 
 
+def test_settings_that_no_client_can_be_made_with_are_said_so(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", __file__)
+    with pytest.raises(DownloadError, match="SSL_CERT_FILE"):
+        download(URL, target, sha256=SHA256, progress=False)
+
+
 def test_too_little_disk_is_seen_before_the_first_byte(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from collections import namedtuple
 

@@ -71,6 +71,13 @@ def test_a_missing_pip_is_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
         find_wheel("a==1", instead="…")
 
 
+def test_a_network_that_is_down_is_named_rather_than_what_follows_from_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = "WARNING: Retrying after connection broken by 'ProxyError': /simple/a/\nERROR: No matching distribution"
+    fake_pip(monkeypatch, (1, "", said))
+    with pytest.raises(DownloadError, match=r"can't reach its index.*ProxyError"):
+        find_wheel("a==1", instead="…")
+
+
 def test_a_pip_without_the_lazy_feature_is_asked_plainly(monkeypatch: pytest.MonkeyPatch) -> None:
     report = json.dumps({"install": [{"download_info": {"url": "https://x/y/a-1-py3-none-any.whl#sha256=0"}}]})
     commands = fake_pip(monkeypatch, (2, "", "invalid choice: 'fast-deps'"), (0, report, ""))

@@ -5,12 +5,26 @@ Nothing here remembers anything; the keyframe writer and the tests ask it for pa
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING
 
-from learnsgl.trace.state import Columns, node_columns, queue_columns, row_columns, scalar_columns, table_columns
+from learnsgl.trace.state import (
+    UNBOUNDED,
+    Columns,
+    node_columns,
+    queue_columns,
+    row_columns,
+    scalar_columns,
+    table_columns,
+)
 
 if TYPE_CHECKING:
     from learnsgl.scheduler.scheduler import Scheduler
+
+
+SLICE_NODES = 1024
+SLICE_ROWS = 256
+SLICE_PAGES = 1 << 18
 
 
 class LiveState:
@@ -23,19 +37,18 @@ class LiveState:
         self._cache = scheduler.running.cache
         self._allocator = scheduler.running.allocator
 
-    def extent(self, part: str) -> int:
-        """As `StateReader`."""
-        if part == "scalars":
-            return 1
-        if part == "queue":
-            return max((req.order for req in self._scheduler.prefill.queue.values()), default=-1) + 1
-        if part in ("rows", "tables"):
-            return self._table.num_rows
-        if part == "refs":
-            return self._allocator.num_pages
-        return max(self._cache.node_ids(), default=0) + 1
+    def ranges(self, part: str) -> list[tuple[int, int]]:
+        """As `LiveReader`. The last range has no end where elements may have been added by the time it is read."""
+        if part in ("scalars", "queue"):
+            return [(0, UNBOUNDED)]
+        if part == "nodes":
+            firsts = self._cache.node_ids()[::SLICE_NODES]
+            return list(itertools.pairwise([0, *firsts[1:], UNBOUNDED]))
+        size = SLICE_PAGES if part == "refs" else SLICE_ROWS
+        extent = self._allocator.num_pages if part == "refs" else self._table.num_rows
+        return [(start, min(start + size, extent)) for start in range(0, extent, size)]
 
-    def read(self, part: str, start: int, stop: int) -> Columns:
+    def read(self, part: str, start: int = 0, stop: int = UNBOUNDED) -> Columns:
         """As `StateReader`."""
         if part == "scalars":
             step, clock = self._scheduler.step_number, self._cache.clock

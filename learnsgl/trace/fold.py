@@ -2,8 +2,8 @@
 
 `learnsgl trace verify` runs it over whole traces, and the replay asks it for the state at a moment. It decides
 nothing: each handler does to a `SchedulerState` what the event says was done. Where a trace begins in the middle
-(its first file was rotated away, or recording began late), the state is unknown until the first keyframe is
-complete; until then events are applied as far as they can be, and nothing is checked.
+(its first file was rotated away, or recording began late), the state is unknown until the first keyframe that was
+written at once, without another event between its slices; until then nothing is applied or checked.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Fold:
         self._rows: dict[Key, int] = {}
         self._in_flight: dict[int, tuple[list[Key], Int64Array]] = {}
         self._records_state = True
-        self._entered_keyframe: int | None = None
+        self._next_slice: tuple[int, int] | None = None
         self._handlers: dict[type[Event], Callable[[Any], None]] = {
             events.TraceBegin: self._on_begin,
             events.EngineReady: self._on_engine_ready,
@@ -78,11 +78,13 @@ class Fold:
         handler = self._handlers.get(type(event))
         if handler is None or not self._records_state:
             return
+        if not self.is_known:
+            self._look_for_entrance(event)
+            return
         try:
             handler(event)
         except (KeyError, IndexError) as error:
-            if self.is_known:
-                raise TraceViolation(f"it is about {error}, which isn't there") from None
+            raise TraceViolation(f"it is about {error}, which isn't there") from None
 
     def finish(self) -> None:
         """The stream has ended: what must hold at the end.
@@ -96,11 +98,11 @@ class Fold:
     # ------------------------------------------------------------ checks
 
     def _require(self, holds: bool, violation: str) -> None:
-        if self.is_known and not holds:
+        if not holds:
             raise TraceViolation(violation)
 
     def _check_digest(self, event: Any) -> None:
-        if self.is_known and event.digest is not None:
+        if event.digest is not None:
             self._require(
                 event.digest == self._digest.value,
                 f"the state folded from the events has digest {self._digest.value:016x}, and the scheduler's was "
@@ -135,10 +137,31 @@ class Fold:
 
     def _on_begin(self, event: events.TraceBegin) -> None:
         self._records_state = event.level not in ("off", "steps")
-        self.is_known = self.is_known and not event.late
+        self.is_known = not event.late
 
     def _on_engine_ready(self, event: events.EngineReady) -> None:
         self.state.resize(event.num_rows, event.num_pages)
+
+    def _look_for_entrance(self, event: Event) -> None:
+        """The state is unknown: load the slices of a keyframe that follow each other without another event between."""
+        if not isinstance(event, events.TraceKeyframe):
+            self._next_slice = None
+            return
+        columns = {name: numbers(data, "i8") for name, data in event.columns.items()}
+        if event.index == 0:
+            self.state = SchedulerState()
+            self.state.resize(int(columns["num_rows"][0]), int(columns["num_pages"][0]))
+        elif self._next_slice != (event.keyframe, event.index):
+            return
+        self._next_slice = event.keyframe, event.index + 1
+        self.state.load(event.part, event.start, event.stop, columns)
+        if event.last:
+            self.is_known = True
+            self.num_keyframes += 1
+            self._digest.value = digest_of(self.state)
+            used = np.flatnonzero(self.state.rows[RowField.PRESENT])
+            uids, choices = self.state.rows[RowField.UID, used], self.state.rows[RowField.CHOICE, used]
+            self._rows = dict(zip(zip(uids.tolist(), choices.tolist(), strict=True), used.tolist(), strict=True))
 
     # ------------------------------------------------------------ requests
 
@@ -230,13 +253,26 @@ class Fold:
         self._check_digest(event)
 
     def _on_committed(self, event: events.SchedCommitted) -> None:
-        keys, lens = self._in_flight.pop(event.step)
+        if event.step in self._in_flight:
+            keys, lens = self._in_flight.pop(event.step)
+        else:
+            keys, lens = self._in_flight_at_entrance(event)
         self._require(keys == _keys(event), f"step {event.step} commits other requests than it ran")
         rows = np.array([self._rows[key] for key in keys], dtype=np.int64)
         self._add_to_rows(RowField.COMMITTED_LEN, rows, lens)
         self._add_to_rows(RowField.NUM_OUTPUT, rows, numbers(event.kept, "u1"))
         self._add_to_rows(RowField.NUM_IN_FLIGHT, rows, -np.ones_like(rows))
         self._check_digest(event)
+
+    def _in_flight_at_entrance(self, event: events.SchedCommitted) -> tuple[list[Key], Int64Array]:
+        """A step that was submitted before the trace was entered: its runs are what is neither committed nor newer."""
+        keys = _keys(event)
+        rows = np.array([self._rows[key] for key in keys], dtype=np.int64)
+        lens = self.state.rows[RowField.SCHEDULED_LEN, rows] - self.state.rows[RowField.COMMITTED_LEN, rows]
+        for newer_keys, newer_lens in self._in_flight.values():
+            newer = dict(zip(newer_keys, newer_lens.tolist(), strict=True))
+            lens -= np.array([newer.get(key, 0) for key in keys], dtype=np.int64)
+        return keys, lens
 
     def _add_to_rows(self, field: RowField, rows: Int64Array, deltas: Int64Array) -> None:
         self.state.rows[field, rows] += deltas
@@ -314,29 +350,15 @@ class Fold:
     # ------------------------------------------------------------ keyframes
 
     def _on_keyframe(self, event: events.TraceKeyframe) -> None:
-        columns = {name: numbers(data, "i8") for name, data in event.columns.items()}
-        if self.is_known:
-            mine = self.state.read(event.part, event.start, event.stop)
-            for name, values in columns.items():
-                self._require(
-                    name in mine and np.array_equal(mine[name], values),
-                    f"keyframe {event.keyframe}: column {name!r} of {event.part!r} isn't what the events fold to",
-                )
-            self.num_keyframes += event.last
-            if event.last:
-                self._check_pages()
-            return
-        if event.index == 0:
-            self._entered_keyframe = event.keyframe
-            self.state.resize(int(columns["num_rows"][0]), int(columns["num_pages"][0]))
-        if self._entered_keyframe == event.keyframe:
-            self.state.load(event.part, event.start, event.stop, columns)
-            if event.part == "rows":
-                keys = zip(columns["uid"].tolist(), columns["choice"].tolist(), strict=True)
-                self._rows.update(zip(keys, columns["row"].tolist(), strict=True))
-            if event.last:
-                self.is_known = True
-                self._digest.value = digest_of(self.state)
+        mine = self.state.read(event.part, event.start, event.stop)
+        for name, data in event.columns.items():
+            self._require(
+                name in mine and np.array_equal(mine[name], numbers(data, "i8")),
+                f"keyframe {event.keyframe}: column {name!r} of {event.part!r} isn't what the events fold to",
+            )
+        self.num_keyframes += event.last
+        if event.last:
+            self._check_pages()
 
 
 def _keys(event: Any) -> list[Key]:

@@ -1,8 +1,10 @@
 """Keyframes: the scheduler's whole state, written now and then, so that a trace can be checked and entered anywhere.
 
 A keyframe is read from the live objects, so a change that nobody traced shows as soon as the fold of the events
-meets it. It is written in slices, a bounded number of elements after each step; each slice is true for the moment at
-which it was written. Keyframes are spaced so that they cost a fixed share of what the events cost.
+meets it. A small one is written at once, and a reader can enter the trace there. A large one is written in slices,
+one after each iteration, each true for its own moment: it proves as much and holds nobody up. Where a new file
+begins, the keyframe is always whole, so that the file can be read without those before it. Keyframes are spaced so
+that they cost a fixed share of what the events cost.
 """
 
 from __future__ import annotations
@@ -13,13 +15,10 @@ import numpy as np
 
 from learnsgl.trace.events import TraceKeyframe
 from learnsgl.trace.recorder import Recorder
-from learnsgl.trace.state import PARTS, Columns, StateReader
+from learnsgl.trace.state import PARTS, LiveReader
 
-UNBOUNDED = 1 << 62
-"""End of the last slice of a part whose elements have no largest number."""
-
-SLICE_ELEMENTS = {"scalars": 1, "queue": UNBOUNDED, "rows": 1024, "tables": 64, "refs": 16384, "nodes": 1024}
-"""Elements of each part in one slice. The queue is one slice: its elements are few and come and go at both ends."""
+MAX_SLICES_AT_ONCE = 8
+"""A keyframe of more slices than this is spread over iterations: about 2,000 nodes of the tree, 3 ms."""
 
 SHARE = 8
 """Events must have written this many times the numbers of the last keyframe before the next one begins."""
@@ -34,12 +33,12 @@ MIN_ITERATIONS = 64
 class KeyframeWriter:
     """Decides when keyframes are written, and writes them slice by slice."""
 
-    def __init__(self, reader: StateReader, recorder: Recorder, clock: Callable[[], int]) -> None:
+    def __init__(self, reader: LiveReader, recorder: Recorder, clock: Callable[[], int]) -> None:
         self._reader = reader
         self._recorder = recorder
         self._clock = clock
         self._number = 0
-        self._slices: Iterator[None] | None = None
+        self._slices: Iterator[bool] | None = None
         self._num_events = recorder.num_events
         self._segment = recorder.segment
         self._num_iterations = 0
@@ -50,49 +49,50 @@ class KeyframeWriter:
         if not self._recorder.full:
             return
         self._num_iterations += 1
-        if self._slices is None and self._is_due():
-            self._slices = self._write()
-        if self._slices is not None and next(self._slices, True):
-            self._slices = None
-            self._num_iterations = 0
-            self._num_events = self._recorder.num_events
+        if self._recorder.segment != self._segment:
+            self.write_whole()
+        elif self._slices is not None:
+            self._go_on()
+        elif self._is_due():
+            slices = self._plan()
+            if len(slices) <= MAX_SLICES_AT_ONCE:
+                self.write_whole()
+            else:
+                self._slices = self._write(slices)
+                self._go_on()
 
     def write_whole(self) -> None:
-        """Write a whole keyframe at once; any that is under way is completed first."""
+        """Write a whole keyframe at once; one that was being written slice by slice is given up."""
         if self._recorder.full:
-            for _ in self._slices or ():
-                pass
+            self._slices = self._write(self._plan())
+            while self._slices is not None:
+                self._go_on()
+
+    def _go_on(self) -> None:
+        assert self._slices is not None
+        if next(self._slices):
             self._slices = None
-            for _ in self._write():
-                pass
 
     def _is_due(self) -> bool:
-        """Whether a new file has begun (it must be readable without the ones before it), or enough has happened."""
-        if self._recorder.segment != self._segment:
-            return True
         numbers = NUMBERS_AN_EVENT * (self._recorder.num_events - self._num_events)
         return self._num_iterations >= MIN_ITERATIONS and numbers >= SHARE * self._last_size
 
-    def _write(self) -> Iterator[None]:
-        """Write one keyframe; yields `False` after each slice but the last."""
+    def _plan(self) -> list[tuple[str, int, int]]:
+        """The slices of a keyframe that begins now: part, and range of its elements."""
+        return [(part, *bounds) for part in PARTS for bounds in self._reader.ranges(part)]
+
+    def _write(self, slices: list[tuple[str, int, int]]) -> Iterator[bool]:
+        """Write one keyframe; yields after each slice whether it was the last."""
         self._number += 1
         self._segment = self._recorder.segment
-        self._last_size = 0
-        index = 0
-        for part in PARTS:
-            extent, size = self._reader.extent(part), SLICE_ELEMENTS[part]
-            for start in range(0, max(extent, 1), size):
-                stop = min(start + size, extent)
-                last = part == PARTS[-1] and stop >= extent
-                if part in ("queue", "nodes") and stop >= extent:
-                    stop = UNBOUNDED
-                columns = self._reader.read(part, start, stop)
-                self._emit(part, index, last, start, stop, columns)
-                index += 1
-                if not last:
-                    yield None
-
-    def _emit(self, part: str, index: int, last: bool, start: int, stop: int, columns: Columns) -> None:
-        data = {name: np.ascontiguousarray(values, dtype="<i8").tobytes() for name, values in columns.items()}
-        self._last_size += sum(len(values) for values in columns.values())
-        self._recorder.emit(TraceKeyframe(self._clock(), self._number, part, index, last, start, stop, data))
+        size = 0
+        for index, (part, start, stop) in enumerate(slices):
+            last = index == len(slices) - 1
+            columns = self._reader.read(part, start, stop)
+            size += sum(len(values) for values in columns.values())
+            data = {name: np.ascontiguousarray(values, dtype="<i8").tobytes() for name, values in columns.items()}
+            self._recorder.emit(TraceKeyframe(self._clock(), self._number, part, index, last, start, stop, data))
+            if last:
+                self._last_size, self._num_iterations = size, 0
+                self._num_events = self._recorder.num_events
+            yield last

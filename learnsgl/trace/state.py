@@ -28,6 +28,9 @@ from learnsgl.trace.digest import RowField, StateDigest
 Int64Array = npt.NDArray[np.int64]
 Columns = dict[str, Int64Array]
 
+UNBOUNDED = 1 << 62
+"""End of a range that reaches to the last element, whatever its number."""
+
 PARTS = ("scalars", "queue", "rows", "tables", "refs", "nodes")
 
 
@@ -45,12 +48,16 @@ class NodeFacts(NamedTuple):
 class StateReader(Protocol):
     """Something whose state can be read part by part."""
 
-    def extent(self, part: str) -> int:
-        """One past the largest element of a part."""
+    def read(self, part: str, start: int = 0, stop: int = UNBOUNDED) -> Columns:
+        """The columns of the elements from `start` up to `stop`, ascending; elements that don't exist are left out."""
         ...
 
-    def read(self, part: str, start: int, stop: int) -> Columns:
-        """The columns of the elements from `start` up to `stop`, ascending; elements that don't exist are left out."""
+
+class LiveReader(StateReader, Protocol):
+    """A state that changes while it is read, slice by slice."""
+
+    def ranges(self, part: str) -> list[tuple[int, int]]:
+        """Ranges of elements that together cover a part, each small enough to be read at once."""
         ...
 
 
@@ -107,14 +114,7 @@ class SchedulerState:
             node = self.nodes[node].parent
         return found[::-1]
 
-    def extent(self, part: str) -> int:
-        """As `StateReader`."""
-        return {
-            "scalars": 1, "queue": max(self.queue, default=-1) + 1, "rows": self.num_rows, "tables": self.num_rows,
-            "refs": self.num_pages, "nodes": max(self.nodes, default=0) + 1,
-        }[part]  # fmt: skip
-
-    def read(self, part: str, start: int, stop: int) -> Columns:
+    def read(self, part: str, start: int = 0, stop: int = UNBOUNDED) -> Columns:
         """As `StateReader`."""
         if part == "scalars":
             return scalar_columns(self.step, self.clock, self.num_pages, self.num_rows)
@@ -202,7 +202,7 @@ def _pages_of(columns: Columns) -> list[Int32Array]:
 
 def digest_of(reader: StateReader) -> int:
     """The digest of a whole state, computed from nothing: what the rolling digest must be equal to."""
-    parts = {part: reader.read(part, 0, reader.extent(part)) for part in PARTS}
+    parts = {part: reader.read(part) for part in PARTS}
     digest = StateDigest()
     digest.scalar(0, int(parts["scalars"]["step"][0]))
     digest.scalar(1, int(parts["scalars"]["clock"][0]))

@@ -61,7 +61,7 @@ def make_parser() -> argparse.ArgumentParser:
 
     parser = _Parser(
         prog="learnsgl",
-        description="An LLM inference server that records what each of its parts does, so that people can learn from it.",
+        description="An LLM inference server that records what each of its parts does, for people to learn from.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -34,10 +34,9 @@ def bind_port(host: str, port: int) -> socket.socket:
     except (socket.gaierror, UnicodeError) as error:
         raise OptionError(f"--host is {host!r}, which can't be resolved ({error}); give 127.0.0.1 or 0.0.0.0") from None
     if port:
-        with _new_socket(family, kind, protocol) as probe:
-            with _explained(host, port):
-                probe.bind(address)
-                probe.listen(1)  # only this tells: two sockets that don't listen may be bound to one port
+        with _new_socket(family, kind, protocol) as probe, _explained(host, port):
+            probe.bind(address)
+            probe.listen(1)  # only this tells: two sockets that don't listen may be bound to one port
     bound = _new_socket(family, kind, protocol)
     try:
         with _explained(host, port):

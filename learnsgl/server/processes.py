@@ -12,7 +12,7 @@ import queue
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from typing import Any
@@ -75,6 +75,7 @@ class Processes:
 
     def start(self, main: WorkerMain, setup: WorkerSetup) -> None:
         """Start a child that runs `main(setup, control, acks)`."""
+        setup = replace(setup, spawned_ns=self._recorder.now())
         reader, writer = self._context.Pipe(duplex=False)
         process = self._context.Process(target=main, args=(setup, reader, self._acks), name=setup.name)
         with _signals_blocked():

@@ -117,6 +117,7 @@ class Serving:
             await self._wait_serving(on_serving)
             await _first(self._stop_asked.wait(), self._fault.wait())
             await self._end_requests()
+            tasks[0].remove_done_callback(self._on_task_end)
             self._api.should_exit = True
             await asyncio.wait([tasks[0]], timeout=ANSWER_WAIT_S + 1)
             await self._stop_workers()
@@ -140,6 +141,7 @@ class Serving:
         if self._recorder.steps:
             host, port = self._bound.getsockname()[:2]
             self._recorder.emit(events.ProcessServing(self._recorder.now(), host, port))
+            self._recorder.flush()
         on_serving()
 
     async def _take_replies(self) -> None:

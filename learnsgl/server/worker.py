@@ -49,6 +49,7 @@ class WorkerSetup:
         executor_factory: `module:function` that makes the executor; only the scheduler calls it.
         run_key: key of the digests in the trace; never written anywhere.
         index: which of the workers of its role this is, counted from 0.
+        spawned_ns: when the parent began to start it, on `time.monotonic_ns`.
     """
 
     name: str
@@ -61,6 +62,7 @@ class WorkerSetup:
     executor_factory: str
     run_key: bytes
     index: int = 0
+    spawned_ns: int = 0
 
 
 @dataclass(frozen=True)
@@ -157,6 +159,7 @@ def run_worker(setup: WorkerSetup, control: Connection, acks: Any, work: Callabl
     start_ns = time.monotonic_ns()
     recorder = open_recorder(setup.trace_folder, setup.config.trace, setup.name, setup.role)
     worker = Worker(setup, control, acks, recorder)
+    record_phase(recorder, "start_process", setup.spawned_ns)
     try:
         work(worker)
     except ParentGone:

@@ -1,0 +1,75 @@
+"""An executor that repeats the prompt, byte by byte, for servers in tests: every request has its own expected text.
+
+The engine's seed is the time that a step takes, in milliseconds. A prompt that holds the byte `\\x07` breaks it.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from learnsgl.config import EngineConfig, SchedulerConfig
+from learnsgl.core import Int32Array
+from learnsgl.errors import EngineError, OutOfMemoryError
+from learnsgl.hub.tiny import EOS, IM_END
+from learnsgl.scheduler.executor import ExecutorInfo, Masks, Step, StepResult
+
+BREAKING_BYTE = 7
+CONTEXT_LEN = 256
+
+
+def echo(prompt: str, num_tokens: int) -> str:
+    """The text that a completion of an ASCII prompt gets."""
+    return (prompt * (num_tokens // len(prompt) + 1))[:num_tokens]
+
+
+@dataclass(frozen=True)
+class EchoTicket:
+    number: int
+    step: Step
+
+
+class EchoExecutor:
+    def __init__(self, num_pages: int, page_size: int, step_s: float) -> None:
+        self.info = ExecutorInfo(
+            model="echo", device="fake", dtype="none", num_pages=num_pages, page_size=page_size,
+            max_model_len=min(CONTEXT_LEN, num_pages * page_size), vocab_size=260, eos_ids=(EOS, IM_END),
+        )  # fmt: skip
+        self._step_s = step_s
+        self._prompts: dict[int, Int32Array] = {}
+
+    def submit(self, step: Step) -> EchoTicket:
+        return EchoTicket(step.number, step)
+
+    def sample(self, ticket: EchoTicket, masks: Masks | None) -> None:
+        """Nothing to queue: everything happens in `collect`."""
+
+    def collect(self, ticket: EchoTicket) -> StepResult:
+        step, start = ticket.step, time.monotonic_ns()
+        time.sleep(self._step_s)
+        for admission in step.admitted:
+            if BREAKING_BYTE in admission.prompt_ids:
+                raise EngineError("the prompt broke the engine")
+            self._prompts[admission.row] = admission.prompt_ids
+        ends = (step.starts + step.lens).tolist()
+        tokens = [
+            self._prompts[row][end % len(self._prompts[row])]
+            for row, end, wanted in zip(step.rows.tolist(), ends, step.wants_token.tolist(), strict=True)
+            if wanted
+        ]
+        end = time.monotonic_ns()
+        return StepResult(step.number, np.array(tokens, dtype=np.int32), start, end, end, end)
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def create_echo_executor(folder: Path, name: str, engine: EngineConfig, scheduler: SchedulerConfig) -> EchoExecutor:
+    if engine.num_pages == 1:
+        raise OutOfMemoryError("one page is too little")
+    if engine.num_pages == 2:
+        raise SystemExit(9)
+    return EchoExecutor(engine.num_pages or 4096, engine.page_size, engine.seed / 1000)

@@ -1,0 +1,208 @@
+"""The HTTP API through the real `openai` client, on a server whose engine repeats the prompt."""
+
+from __future__ import annotations
+
+import json
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import openai
+import pytest
+
+from tests.server.echo_executor import CONTEXT_LEN, echo
+from tests.server.running import MODEL, RunningServer
+
+
+def test_ready_line_tells_what_serves(server: RunningServer) -> None:
+    line = server.ready_line
+    assert server.url in line
+    assert MODEL in line
+    assert "fake" in line
+    assert "4,096 pages" in line
+    assert str(server.trace_folder) in line
+
+
+def test_models_and_health(server: RunningServer) -> None:
+    client = server.openai()
+    assert [model.id for model in client.models.list()] == [MODEL]
+    assert client.models.retrieve(MODEL).owned_by == "learnsgl"
+    assert httpx.get(f"{server.url}/health").json()["status"] == "ok"
+
+
+def test_completion(server: RunningServer) -> None:
+    answer = server.openai().completions.create(model=MODEL, prompt="ABCDE", max_tokens=12)
+    assert answer.choices[0].text == echo("ABCDE", 12)
+    assert answer.choices[0].finish_reason == "length"
+    assert answer.object == "text_completion"
+    assert answer.id.startswith("cmpl-")
+    assert answer.model == MODEL
+    assert answer.usage is not None
+    assert (answer.usage.prompt_tokens, answer.usage.completion_tokens, answer.usage.total_tokens) == (5, 12, 17)
+
+
+def test_completion_defaults_to_16_tokens(server: RunningServer) -> None:
+    answer = server.openai().completions.create(model=MODEL, prompt=[65, 66, 67])
+    assert answer.choices[0].text == echo("ABC", 16)
+
+
+@pytest.mark.parametrize("prompt", [["ABC"], [[65, 66, 67]], "ABC"])
+def test_a_list_of_one_prompt_is_a_prompt(server: RunningServer, prompt: object) -> None:
+    answer = server.openai().completions.create(model=MODEL, prompt=prompt, max_tokens=6)  # type: ignore[call-overload]
+    assert answer.choices[0].text == "ABCABC"
+
+
+def test_cached_tokens_are_counted(server: RunningServer) -> None:
+    def ask() -> int:
+        answer = server.openai().completions.create(model=MODEL, prompt="CACHE ME IF YOU CAN", max_tokens=4)
+        assert answer.usage is not None
+        assert answer.usage.prompt_tokens_details is not None
+        return answer.usage.prompt_tokens_details.cached_tokens or 0
+
+    assert ask() < 19
+    assert ask() == 18  # all but the token whose logits are needed
+
+
+def test_chat_ends_at_the_end_of_a_turn(server: RunningServer) -> None:
+    answer = server.openai().chat.completions.create(model=MODEL, messages=[{"role": "user", "content": "HELLO"}])
+    assert answer.choices[0].finish_reason == "stop"  # the echo of the template's <|im_end|>
+    assert answer.choices[0].message.role == "assistant"
+    assert answer.choices[0].message.content
+    assert answer.object == "chat.completion"
+    assert answer.id.startswith("chatcmpl-")
+
+
+def test_streamed_chat_equals_the_whole(server: RunningServer) -> None:
+    client, messages = server.openai(), [{"role": "user", "content": "SOME WORDS, ÄÖÜ 🙂"}]
+    options = {"model": MODEL, "messages": messages, "max_tokens": 60, "extra_body": {"ignore_eos": True}}
+    answer = client.chat.completions.create(**options)  # type: ignore[call-overload]
+    chunks = list(client.chat.completions.create(**options, stream=True, stream_options={"include_usage": True}))  # type: ignore[call-overload]
+    assert chunks[0].choices[0].delta.role == "assistant"
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+    assert text == answer.choices[0].message.content
+    assert "ÄÖÜ 🙂" in text
+    assert [chunk.choices[0].finish_reason for chunk in chunks if chunk.choices][-1] == "length"
+    assert chunks[-1].choices == []
+    assert chunks[-1].usage.completion_tokens == answer.usage.completion_tokens == 60
+    assert all(chunk.usage is None for chunk in chunks[:-1])
+    assert len({chunk.id for chunk in chunks}) == 1
+    assert {chunk.object for chunk in chunks} == {"chat.completion.chunk"}
+
+
+def test_a_stream_without_usage_ends_with_its_reason(server: RunningServer) -> None:
+    stream = server.openai().completions.create(model=MODEL, prompt="ABC", max_tokens=5, stream=True)
+    chunks = list(stream)
+    assert "".join(chunk.choices[0].text for chunk in chunks) == "ABCAB"
+    assert chunks[-1].choices[0].finish_reason == "length"
+    assert len(chunks) > 2, "text comes token by token"
+
+
+def test_the_raw_stream_is_server_sent_events(server: RunningServer) -> None:
+    body = {"model": MODEL, "prompt": "ABC", "max_tokens": 2, "stream": True}
+    with httpx.stream("POST", f"{server.url}/v1/completions", json=body) as answer:
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        events = answer.read().decode().split("\n\n")
+    assert events[-2:] == ["data: [DONE]", ""]
+    assert all(json.loads(event.removeprefix("data: "))["object"] == "text_completion" for event in events[:-2])
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("stop", "max_tokens", "text", "tokens", "reason"),
+    [
+        ("D", 20, "ABC", 4, "stop"),
+        (["XX", "CDE"], 20, "AB", 5, "stop"),
+        ("EA", 20, "ABCD", 6, "stop"),
+        ("E", 5, "ABCD", 5, "stop"),  # its last token is also the last that it may have
+        ("EB", 7, "ABCDEAB", 7, "length"),
+        ("A", 20, "", 1, "stop"),
+    ],
+)
+def test_stop_strings(
+    server: RunningServer, stop: str | list[str], max_tokens: int, text: str, tokens: int, reason: str, stream: bool
+) -> None:
+    answer = server.openai().completions.create(
+        model=MODEL, prompt="ABCDE", max_tokens=max_tokens, stop=stop, stream=stream,
+        stream_options={"include_usage": True} if stream else None,
+    )  # type: ignore[call-overload]  # fmt: skip
+    if stream:
+        chunks = list(answer)
+        assert "".join(choice.text for chunk in chunks for choice in chunk.choices) == text
+        assert chunks[-2].choices[0].finish_reason == reason
+        assert chunks[-1].usage.completion_tokens == tokens
+    else:
+        assert answer.choices[0].text == text
+        assert answer.choices[0].finish_reason == reason
+        assert answer.usage.completion_tokens == tokens
+
+
+def test_max_tokens_is_cut_to_the_room_left(server: RunningServer) -> None:
+    answer = server.openai().completions.create(model=MODEL, prompt="A" * 250, max_tokens=100_000)
+    assert answer.choices[0].finish_reason == "length"
+    assert answer.usage is not None
+    assert answer.usage.total_tokens == CONTEXT_LEN
+
+
+def test_generate(server: RunningServer) -> None:
+    body = {"text": "ABC", "sampling_params": {"max_new_tokens": 5, "temperature": 0}}
+    answer = httpx.post(f"{server.url}/generate", json=body).json()
+    assert answer["text"] == "ABCAB"
+    assert answer["meta_info"]["finish_reason"] == {"type": "length", "length": 5}
+    assert answer["meta_info"]["prompt_tokens"] == 3
+    lines = httpx.post(f"{server.url}/generate", json={**body, "stream": True}).text.strip().split("\n\n")
+    assert lines[-1] == "data: [DONE]"
+    texts = [json.loads(line.removeprefix("data: "))["text"] for line in lines[:-1]]
+    assert texts[-1] == "ABCAB"
+    assert all(later.startswith(earlier) for earlier, later in zip(texts, texts[1:], strict=False))
+
+
+def test_requests_at_once_each_get_their_own_text(server: RunningServer) -> None:
+    client = server.openai()
+    prompts = [f"{chr(65 + i)}-{i * 37}-" for i in range(12)]
+
+    def ask(prompt: str) -> str:
+        stream = client.completions.create(model=MODEL, prompt=prompt, max_tokens=40, stream=True)
+        return "".join(chunk.choices[0].text for chunk in stream)
+
+    with ThreadPoolExecutor(len(prompts)) as pool:
+        assert list(pool.map(ask, prompts)) == [echo(prompt, 40) for prompt in prompts]
+
+
+def test_a_prompt_longer_than_the_context_is_a_400_also_for_a_stream(server: RunningServer) -> None:
+    client = server.openai()
+    for stream in (False, True):
+        with pytest.raises(openai.BadRequestError) as caught:
+            client.completions.create(model=MODEL, prompt="A" * 300, stream=stream)
+        assert caught.value.code == "context_length_exceeded"
+        assert caught.value.param == "prompt"
+        assert "300" in caught.value.message
+        assert str(CONTEXT_LEN) in caught.value.message
+
+
+def num_running(server: RunningServer) -> int:
+    return int(httpx.get(f"{server.url}/health").json()["num_running"])
+
+
+def wait_idle(server: RunningServer) -> None:
+    deadline = time.monotonic() + 10
+    while num_running(server):
+        assert time.monotonic() < deadline, "a request is stuck"
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_that_goes_away_aborts_its_request(server: RunningServer, stream: bool) -> None:
+    body = {"model": MODEL, "prompt": "ABCDEFG", "max_tokens": 240, "stream": stream}
+    if stream:
+        with httpx.stream("POST", f"{server.url}/v1/completions", json=body) as answer:
+            next(answer.iter_raw())
+    else:
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(f"{server.url}/v1/completions", json=body, timeout=0.05)
+    wait_idle(server)
+
+
+def test_two_requests_on_one_connection(server: RunningServer) -> None:
+    with server.http() as client:
+        for _ in range(2):
+            assert client.post("/generate", json={"text": "AB", "sampling_params": {"max_new_tokens": 2}}).is_success

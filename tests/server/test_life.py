@@ -1,0 +1,220 @@
+"""A server's start, its end, and what happens when a part of it dies."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import threading
+import time
+
+import httpx
+import pytest
+
+from learnsgl.errors import StartupError, UsageError, WorkerLostError
+from learnsgl.trace import events
+from learnsgl.trace.reader import Trace
+from learnsgl.trace.verify import verify
+from tests.server.conftest import Starter, check_trace
+from tests.server.echo_executor import echo
+from tests.server.running import MODEL, RunningServer
+
+
+class Caller(threading.Thread):
+    """A client that waits for one streamed answer."""
+
+    def __init__(self, server: RunningServer, max_tokens: int, stream: bool = True, prompt: str = "ABC") -> None:
+        super().__init__(daemon=True)
+        self.first_chunk = threading.Event()
+        self.status = 0
+        self.text = ""
+        self.error: dict[str, str] | None = None
+        self.ended_at = 0.0
+        self._url = f"{server.url}/v1/completions"
+        self._body = {"model": MODEL, "prompt": prompt, "max_tokens": max_tokens, "stream": stream}
+        self.start()
+
+    def run(self) -> None:
+        with httpx.stream("POST", self._url, json=self._body, timeout=60) as answer:
+            self.status = answer.status_code
+            for line in answer.iter_lines():
+                self.first_chunk.set()
+                if line not in ("", "data: [DONE]"):
+                    self._take(json.loads(line.removeprefix("data: ")))
+        self.ended_at = time.monotonic()
+
+    def _take(self, chunk: dict[str, object]) -> None:
+        self.error = chunk.get("error", self.error)  # type: ignore[assignment]
+        for choice in chunk.get("choices", []):  # type: ignore[attr-defined]
+            self.text += choice["text"]
+
+
+def endings(trace: Trace) -> dict[int, events.ReqEnded]:
+    return {entry.event.uid: entry.event for entry in trace.events("api") if isinstance(entry.event, events.ReqEnded)}
+
+
+def slow(start: Starter, *options: str) -> RunningServer:
+    """A server whose steps take 20 ms: an answer of 200 tokens takes 4 s."""
+    return start("--seed", "20", *options)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_first_signal_drains(start: Starter, number: signal.Signals) -> None:
+    server = slow(start)
+    caller = Caller(server, 50)
+    assert caller.first_chunk.wait(20)
+    server.signal(number)
+    deadline = time.monotonic() + 5
+    while (refused := httpx.get(f"{server.url}/health")).is_success:
+        assert time.monotonic() < deadline
+    assert refused.json()["error"]["code"] == "shutting_down"
+    refused = httpx.post(f"{server.url}/generate", json={"text": "A"})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "shutting_down")
+    assert server.wait() == 0, server.log
+    caller.join(5)
+    assert (caller.text, caller.error) == (echo("ABC", 50), None)
+    assert server.left_behind() == []
+    assert endings(check_trace(server))[1].reason == "length"
+
+
+def test_the_second_signal_ends_at_once(start: Starter) -> None:
+    server = slow(start)
+    callers = [Caller(server, 250), Caller(server, 250)]
+    assert all(caller.first_chunk.wait(20) for caller in callers)
+    server.signal(signal.SIGINT)
+    while httpx.get(f"{server.url}/health").is_success:
+        pass
+    server.signal(signal.SIGINT)
+    assert server.wait() == 0, server.log
+    for caller in callers:
+        caller.join(5)
+        assert caller.error is not None
+        assert caller.error["code"] == "shutting_down"
+    assert server.left_behind() == []
+    assert {ending.status for ending in endings(check_trace(server)).values()} == {503}
+
+
+def test_requests_that_outlast_the_drain_time_are_ended(start: Starter) -> None:
+    server = slow(start, "--drain-timeout-s", "0.2")
+    caller = Caller(server, 250, stream=False)
+    while not httpx.get(f"{server.url}/health").json()["num_running"]:
+        pass
+    server.signal(signal.SIGTERM)
+    assert server.wait() == 0, server.log
+    caller.join(5)
+    assert caller.status == 503
+    check_trace(server)
+
+
+@pytest.mark.parametrize("name", ["scheduler-0", "tokenizer-0", "detokenizer"])
+def test_a_killed_worker(start: Starter, name: str) -> None:
+    server = slow(start)
+    callers = [Caller(server, 250, stream=True), Caller(server, 250, stream=False)]
+    assert callers[0].first_chunk.wait(20)
+    victim = server.workers()[name]
+    killed_at = time.monotonic()
+    victim.kill()
+    for caller in callers:
+        caller.join(20)
+        assert caller.error is not None
+        assert caller.error["code"] == "worker_lost"
+        assert name in caller.error["message"]
+        assert caller.ended_at - killed_at < 2
+    assert callers[1].status == 503
+    assert server.wait() == WorkerLostError.exit_code
+    assert time.monotonic() - killed_at < 10
+    assert f"{name} (process {victim.pid}) was ended by SIGKILL" in server.log
+    assert server.left_behind() == []
+    trace = Trace.open(server.trace_folder)
+    verify(trace)
+    lost = [entry.event for entry in trace.events("api") if isinstance(entry.event, events.ProcessLost)]
+    assert [(event.name, event.exit_code) for event in lost] == [(name, -signal.SIGKILL)]
+    assert {ending.code for ending in endings(trace).values()} == {"worker_lost"}
+
+
+def test_an_engine_that_fails_ends_every_request_and_the_server(start: Starter) -> None:
+    server = slow(start)
+    waiting = Caller(server, 250)
+    assert waiting.first_chunk.wait(20)
+    breaking = Caller(server, 5, stream=False, prompt="\x07")
+    assert server.wait() == WorkerLostError.exit_code
+    for caller in (waiting, breaking):
+        caller.join(5)
+        assert caller.error is not None
+        assert caller.error["code"] == "engine_error"
+        assert "the prompt broke the engine" in caller.error["message"]
+    assert breaking.status == 500
+    assert server.left_behind() == []
+    trace = Trace.open(server.trace_folder)
+    verify(trace)
+    assert [ending.code for ending in endings(trace).values()] == ["engine_error"] * 2
+
+
+def test_a_killed_parent_takes_everything_with_it(start: Starter) -> None:
+    server = slow(start)
+    assert len(server.workers()) == 3
+    server.process.kill()
+    server.wait()
+    assert server.left_behind() == []
+    verify(Trace.open(server.trace_folder))
+
+
+def test_one_process_can_do_both_text_jobs(start: Starter) -> None:
+    server = start("--num-tokenizer", "0")
+    assert set(server.workers()) == {"scheduler-0", "tokenizer-detokenizer"}
+    assert httpx.post(f"{server.url}/generate", json={"text": "AB"}).json()["text"] == echo("AB", 128)
+    server.signal(signal.SIGTERM)
+    assert server.wait() == 0, server.log
+    check_trace(server)
+
+
+def test_workers_leave_signals_to_the_parent(start: Starter) -> None:
+    server = start()
+    for worker in server.workers().values():
+        worker.send_signal(signal.SIGTERM)
+        worker.send_signal(signal.SIGINT)
+    assert httpx.post(f"{server.url}/generate", json={"text": "AB"}).is_success
+    server.signal(signal.SIGTERM)
+    assert server.wait() == 0, server.log
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "words"),
+    [
+        (["--num-pages", "1"], StartupError.exit_code, ["error: one page is too little"]),
+        (["--num-pages", "2"], StartupError.exit_code, ["scheduler-0 ended with exit code 9 while it started"]),
+        (["--model", "no-such-model"], StartupError.exit_code, ["no-such-model", "tiny-random"]),
+        (["--trace", "/proc/none"], UsageError.exit_code, ["--trace /proc/none"]),
+        (["--host", "192.0.2.1"], UsageError.exit_code, ["--host is '192.0.2.1'", "isn't an address of this machine"]),
+        (["--start-timeout-s", "0.01"], StartupError.exit_code, ["within 0.01 s", "--start-timeout-s"]),
+    ],
+)
+def test_a_start_that_fails(start: Starter, options: list[str], code: int, words: list[str]) -> None:
+    server = start(*options)
+    assert server.wait() == code
+    assert server.ready_line == ""
+    assert all(word in server.log for word in words), server.log
+    assert "Traceback" not in server.log
+    assert server.left_behind() == []
+
+
+def test_a_taken_port_is_named_with_its_holder(start: Starter) -> None:
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        port = holder.getsockname()[1]
+        server = start("--port", str(port))
+        assert server.wait() == StartupError.exit_code
+    assert f"port {port} of 127.0.0.1 is taken by process" in server.log
+    assert "--port" in server.log
+
+
+def test_a_signal_while_it_starts(start: Starter) -> None:
+    server = start("--start-timeout-s", "600", wait_ready=False)
+    deadline = time.monotonic() + 20
+    while not (server.trace_root.exists() and list(server.trace_root.iterdir())):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    server.signal(signal.SIGTERM)
+    assert server.wait() == 128 + signal.SIGTERM
+    assert server.left_behind() == []

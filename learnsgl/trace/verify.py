@@ -13,7 +13,7 @@ from pathlib import Path
 from learnsgl.errors import TraceViolation
 from learnsgl.trace.checks.base import Check, Handler, Missing, Scope
 from learnsgl.trace.checks.messages import MessageCheck
-from learnsgl.trace.checks.processes import NumberCheck, ProcessCheck
+from learnsgl.trace.checks.processes import LevelCheck, NumberCheck, ProcessCheck
 from learnsgl.trace.checks.requests import RequestCheck
 from learnsgl.trace.checks.state import StateCheck
 from learnsgl.trace.checks.steps import StepCheck
@@ -61,6 +61,7 @@ def verify(trace: Trace) -> Report:
     scope = Scope(trace)
     checks: list[Check] = [
         NumberCheck(scope),
+        LevelCheck(scope),
         ProcessCheck(scope),
         MessageCheck(scope),
         RequestCheck(scope),

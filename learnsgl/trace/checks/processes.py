@@ -1,9 +1,13 @@
-"""Event numbers without a gap, and the life of the processes: each begins, ends or is lost, and the parent knows."""
+"""Event numbers without a gap, levels kept, and each process's life: it begins, ends or is lost, and the parent knows.
+
+`verify.py` runs these checks first, since the others rest on them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
+from learnsgl.config import TraceLevel
 from learnsgl.trace import events
 from learnsgl.trace.checks.base import Check, Handler, Missing, Place, Scope, place_of, violation
 from learnsgl.trace.events import KINDS, Event
@@ -56,6 +60,34 @@ class NumberCheck(Check):
         counts = {name: self._scope.trace.process(name).num_events for name in self._scope.trace.processes}
         each = ", ".join(f"{name} {count:,}" for name, count in counts.items())
         return [f"numbers   {sum(counts.values()):,} events without a gap ({each})"]
+
+
+class LevelCheck(Check):
+    """No event is of a higher level than the trace: below `tokens` neither text nor token ids are in it."""
+
+    def __init__(self, scope: Scope) -> None:
+        self._level = scope.trace.level
+
+    def handlers(self) -> dict[type[Event], Handler]:
+        """The kinds that must not be there."""
+        if self._level not in set(TraceLevel):
+            return {}
+        order = list(TraceLevel)
+        rank = order.index(TraceLevel(self._level))
+        return {kind: self._on_higher for kind in KINDS.values() if order.index(kind.LEVEL) > rank}
+
+    def _on_higher(self, entry: Entry, event: Event) -> None:
+        raise violation(entry, f"is of level {event.LEVEL.value}, and the trace is of level {self._level}")
+
+    def finish(self) -> Iterator[Missing]:
+        """Nothing can be missing here."""
+        yield from ()
+
+    def proved(self) -> list[str]:
+        """Whether text can be in the trace."""
+        if self._level == TraceLevel.TOKENS:
+            return ["level     tokens: prompts and answers are in this trace"]
+        return [f"level     nothing above {self._level}, so no text and no token ids"]
 
 
 class ProcessCheck(Check):

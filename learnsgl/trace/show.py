@@ -45,7 +45,7 @@ def run_rows(runs: Sequence[Path]) -> list[Row]:
             trace = Trace.open(path)
             span = trace.span_ns()
         except LearnsglError as error:
-            rows.append(("-", "-", "-", "-", "-", "-", "-", f"broken: {error}", path.name))
+            rows.append(("-", "-", "-", "-", "-", "-", "-", "broken", f"{path.name}: {error}"))
             continue
         seconds = f"{(span[1] - span[0]) / 1e9:.1f}" if span else "-"
         numbers = (str(len(trace.processes)), f"{trace.num_events:,}", f"{trace.num_bytes:,}")

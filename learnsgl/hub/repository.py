@@ -7,36 +7,54 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import httpx
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
 
-from learnsgl.errors import DownloadError, ModelNotFoundError
+from learnsgl.errors import DownloadError, FolderError, LearnsglError, ModelNotFoundError
+from learnsgl.hub.model_files import ModelFiles, ModelSource, read_model_files
+from learnsgl.hub.store import CANNOT_WRITE
 
 NEEDED = ("*.json", "*.safetensors", "*.jinja")
 """What is served from: configuration, weights, tokenizer and chat template."""
 
 
-def find_repository(repo_id: str, *, hf_cache: Path | None = None) -> Path:
-    """The folder of a repository's files.
+def find_repository(repo_id: str, name: str, *, hf_cache: Path | None = None) -> ModelFiles:
+    """The files of a repository.
 
-    A copy in the local cache is taken as it is, without asking the network whether there is a newer one: the same
-    command serves the same model, online and offline.
+    A whole copy in the local cache is taken as it is, without asking the network whether there is a newer one: the
+    same command serves the same model, online and offline.
 
     Args:
         repo_id: `org/name`.
+        name: what clients call the model.
         hf_cache: the Hub client's cache folder; by default its own choice.
 
     Raises:
         ModelNotFoundError: the Hub has no such repository, or doesn't show it to this user.
         DownloadError: it isn't in the local cache, and the Hub can't be reached.
+        FolderError: the Hub client's cache folder can't be written.
+        UnsupportedModelError: the repository is there, and can't be served.
     """
+    local = _local_copy(repo_id, hf_cache)
+    if local is not None:
+        try:
+            return read_model_files(local, name, ModelSource.REPOSITORY)
+        except LearnsglError as error:  # a part is missing here (fetch it), or in the repository itself (then say so)
+            try:
+                return read_model_files(_fetch(repo_id, hf_cache), name, ModelSource.REPOSITORY)
+            except DownloadError:
+                raise error from None
+    return read_model_files(_fetch(repo_id, hf_cache), name, ModelSource.REPOSITORY)
+
+
+def _local_copy(repo_id: str, hf_cache: Path | None) -> Path | None:
     try:
-        local = Path(snapshot_download(repo_id, cache_dir=hf_cache, allow_patterns=list(NEEDED), local_files_only=True))
-        if (local / "config.json").is_file() and any(local.glob("*.safetensors")):
-            return local
+        return Path(snapshot_download(repo_id, cache_dir=hf_cache, allow_patterns=list(NEEDED), local_files_only=True))
     except LocalEntryNotFoundError:
-        pass  # not in the cache: fetch it
+        return None
+
+
+def _fetch(repo_id: str, hf_cache: Path | None) -> Path:
     try:
         return Path(snapshot_download(repo_id, cache_dir=hf_cache, allow_patterns=list(NEEDED)))
     except RepositoryNotFoundError as error:
@@ -44,8 +62,13 @@ def find_repository(repo_id: str, *, hf_cache: Path | None = None) -> Path:
             f"Hugging Face has no repository {repo_id!r} that this machine may read; check the name, and for a "
             "private or gated model log in with `hf auth login`"
         ) from error
-    except (LocalEntryNotFoundError, HfHubHTTPError, httpx.HTTPError, OSError) as error:
+    except Exception as error:  # versions of the client use different HTTP libraries, each with errors of its own
+        if isinstance(error, OSError) and error.errno in CANNOT_WRITE:
+            raise FolderError(
+                f"{repo_id} can't be written to the Hugging Face cache ({error}); free some space, or set HF_HOME to "
+                "a folder that you may write to"
+            ) from error
         raise DownloadError(
-            f"{repo_id} isn't in the local Hugging Face cache, and couldn't be fetched ({error}); check the network, "
-            "or give the path of a folder that holds the model"
+            f"{repo_id} isn't whole in the local Hugging Face cache, and couldn't be fetched ({error}); check the "
+            "network, or give the path of a folder that holds the model"
         ) from error

@@ -63,7 +63,7 @@ def resolve_model(
     if _REPOSITORY.fullmatch(model) and path.suffix != ".gguf":
         from learnsgl.hub.repository import find_repository
 
-        return read_model_files(find_repository(model), served_name or model, ModelSource.REPOSITORY)
+        return find_repository(model, served_name or model)
     raise ModelNotFoundError(_what_there_is(model))
 
 

@@ -24,6 +24,9 @@ MANIFEST = "learnsgl.json"
 LAYOUT = 1
 """Raised when what a build writes changes; models of an older layout are built again."""
 CHUNK_BYTES = 1 << 20
+DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+CANNOT_WRITE = DISK_FULL | {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}
+"""The system's reasons for refusing to write."""
 
 
 def models_folder(cache: Path) -> Path:
@@ -136,11 +139,11 @@ def writing_to(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        if error.errno in DISK_FULL:
             raise FolderError(
                 f"the disk of {folder} is full; free some space, or set LEARNSGL_HOME to a folder on another disk"
             ) from error
-        if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}:
+        if error.errno in CANNOT_WRITE:
             raise FolderError(
                 f"can't write to {error.filename or folder} ({error.strerror}); set LEARNSGL_HOME to a folder that "
                 "you may write to"

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
+import huggingface_hub
 import numpy as np
 import pytest
+from huggingface_hub.errors import RepositoryNotFoundError
 from safetensors.numpy import load_file
 
 from learnsgl.errors import (
@@ -179,8 +183,6 @@ def test_a_cache_folder_that_cannot_be_written_is_said_so(tmp_path: Path) -> Non
 
 
 def test_a_full_disk_is_said_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import errno
-
     def full(folder: Path) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -281,37 +283,68 @@ def test_an_unknown_name_lists_what_there_is(tmp_path: Path, name: str, hint: st
     assert hint is None or f"Did you mean {hint}?" in str(caught.value)
 
 
-def test_a_repository_in_the_local_cache_needs_no_network(folder: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def hf_snapshot(folder: Path, tmp_path: Path) -> Path:
+    """tiny-random in a Hugging Face cache folder (`tmp_path / "hf"`), as the repository some/model."""
     commit = "0123456789abcdef0123456789abcdef01234567"
     repo = tmp_path / "hf" / "models--some--model"
     shutil.copytree(folder, repo / "snapshots" / commit)
     (repo / "refs").mkdir()
     (repo / "refs" / "main").write_text(commit)
-    assert find_repository("some/model", hf_cache=tmp_path / "hf") == repo / "snapshots" / commit
+    return repo / "snapshots" / commit
 
 
-def test_a_repository_that_is_not_here_and_cannot_be_fetched_is_said_so(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
+def break_network(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    """Raise `error` for whatever isn't read from the local cache."""
 
-    def unreachable(repo_id: str, **options: object) -> str:
-        raise LocalEntryNotFoundError("no connection")
-
-    monkeypatch.setattr("learnsgl.hub.repository.snapshot_download", unreachable)
-    with pytest.raises(DownloadError, match="some/model isn't in the local Hugging Face cache"):
-        find_repository("some/model", hf_cache=tmp_path)
-
-    def unknown(repo_id: str, *, local_files_only: bool = False, **options: object) -> str:
+    def download(repo_id: str, *, local_files_only: bool = False, **options: object) -> str:
         if local_files_only:
-            raise LocalEntryNotFoundError("not here")
-        import httpx
+            return huggingface_hub.snapshot_download(repo_id, local_files_only=True, **options)  # type: ignore[arg-type]
+        raise error
 
-        raise RepositoryNotFoundError("404", response=httpx.Response(404, request=httpx.Request("GET", "https://x")))
+    monkeypatch.setattr("learnsgl.hub.repository.snapshot_download", download)
 
-    monkeypatch.setattr("learnsgl.hub.repository.snapshot_download", unknown)
-    with pytest.raises(ModelNotFoundError, match="no repository 'some/model'"):
-        find_repository("some/model", hf_cache=tmp_path)
+
+def test_a_repository_in_the_local_cache_needs_no_network(
+    hf_snapshot: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    break_network(monkeypatch, AssertionError("asked the network"))
+    files = find_repository("some/model", "my name", hf_cache=tmp_path / "hf")
+    assert (files.folder, files.name, files.source) == (hf_snapshot, "my name", ModelSource.REPOSITORY)
+
+
+def test_a_half_repository_is_fetched_or_said_to_be_half(
+    hf_snapshot: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (hf_snapshot / "model.safetensors").unlink()
+    break_network(monkeypatch, ConnectionError("offline"))
+    with pytest.raises(UnsupportedModelError, match=r"no .*safetensors"):
+        find_repository("some/model", "m", hf_cache=tmp_path / "hf")
+    monkeypatch.setattr(
+        "learnsgl.hub.repository.snapshot_download",
+        lambda repo_id, *, local_files_only=False, **options: str(hf_snapshot if local_files_only else folder),
+    )
+    assert find_repository("some/model", "m", hf_cache=tmp_path / "hf").folder == folder
+
+
+@pytest.mark.parametrize(
+    ("error", "expected", "words"),
+    [
+        (ConnectionError("offline"), DownloadError, "isn't whole in the local Hugging Face cache.*offline"),
+        (OSError(errno.ENOSPC, "No space left on device"), FolderError, "HF_HOME"),
+        (
+            RepositoryNotFoundError("404", response=SimpleNamespace(headers={}, request=None)),  # type: ignore[arg-type]
+            ModelNotFoundError,
+            "no repository 'some/model'",
+        ),
+    ],
+)
+def test_a_repository_that_cannot_be_fetched_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, expected: type[Exception], words: str
+) -> None:
+    break_network(monkeypatch, error)
+    with pytest.raises(expected, match=words):
+        find_repository("some/model", "m", hf_cache=tmp_path)
 
 
 # ---------------------------------------------------------------- the house rules

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -137,7 +138,7 @@ def test_a_payload_is_compressed_only_where_that_helps() -> None:
 def test_a_newer_version_is_named() -> None:
     data = HEADER.pack(b"lsgT", 9, 2, 0, 0, 0, 1, 0, 0, 0)[:-4]
     with pytest.raises(TraceFormatError, match="format version 9; this learnsgl reads version 1"):
-        parse_header(data + frames.zlib.crc32(data).to_bytes(4, "little"), "x")
+        parse_header(data + zlib.crc32(data).to_bytes(4, "little"), "x")
 
 
 def test_a_payload_that_would_fill_the_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import msgspec
 import pytest
+import zstandard
 
 from learnsgl.config import Config, TraceConfig
 from learnsgl.errors import FolderError, TraceFormatError
-from learnsgl.trace.frames import HEADER, FrameKind, encode_frame, zstandard
+from learnsgl.trace.frames import HEADER, FrameKind, encode_frame
 from learnsgl.trace.manifest import create_run
 from learnsgl.trace.reader import Trace
 from learnsgl.trace.recorder import open_recorder

@@ -23,9 +23,6 @@ from learnsgl.server.worker import Worker, WorkerSetup, record_phase, run_worker
 from learnsgl.trace import events
 from learnsgl.trace.recorder import Recorder
 
-ENGINE_FACTORY = "learnsgl.engine.engine:create_engine"
-"""The executor of a real server."""
-
 ExecutorFactory = Callable[[Path, str, EngineConfig, SchedulerConfig], Executor]
 
 

@@ -81,7 +81,8 @@ class EngineConfig:
 
     model: str = option(
         BUILT_IN_MODEL,
-        "a built-in model (smollm2-135m, tiny-random), a folder in Hugging Face's layout, a .gguf file, or a repository id (org/name)",
+        "a built-in model (smollm2-135m, tiny-random), a folder in Hugging Face's layout, a .gguf file, or a "
+        "repository id (org/name)",
     )
     served_model_name: str | None = option(None, "name that clients use for the model; by default --model's own")
     device: str = option("auto", "auto takes an NVIDIA GPU where there is one", choices=("auto", "cpu", "cuda"))

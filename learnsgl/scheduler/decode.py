@@ -10,7 +10,6 @@ import numpy as np
 
 from learnsgl.core import Stage
 from learnsgl.scheduler.table import Int64Array, ReqTable
-from learnsgl.trace.digest import RowField
 
 
 def decodable_rows(table: ReqTable) -> Int64Array:
@@ -19,8 +18,5 @@ def decodable_rows(table: ReqTable) -> Int64Array:
     With `k` tokens scheduled, a row's steps in flight and behind it give output up to position `k`; the token at
     position `limit_len - 1` is the last one, and it is never an input.
     """
-    columns = table.columns
-    wanted = (columns[RowField.STAGE] == Stage.DECODE) & (
-        columns[RowField.SCHEDULED_LEN] + 1 < columns[RowField.LIMIT_LEN]
-    )
+    wanted = (table.stage == Stage.DECODE) & (table.scheduled_len + 1 < table.limit_len)
     return np.flatnonzero(wanted)

@@ -19,7 +19,6 @@ from learnsgl.kvcache.base import PrefixMatch
 from learnsgl.kvcache.radix import common_prefix
 from learnsgl.scheduler.executor import Admission
 from learnsgl.scheduler.running import RunningReqs
-from learnsgl.trace.digest import RowField
 from learnsgl.trace.journal import Journal
 
 MAX_PASSED_OVER = 32
@@ -103,18 +102,18 @@ class PrefillManager:
 
     def _remaining(self, row: int) -> int:
         """Prompt tokens of a row that no step has yet."""
-        columns = self._table.columns
-        return int(columns[RowField.PROMPT_LEN, row] - columns[RowField.SCHEDULED_LEN, row])
+        table = self._table
+        return int(table.prompt_len[row] - table.scheduled_len[row])
 
     def _continue_chunks(self, budget: int) -> list[Run]:
         """The next chunks of prompts that have begun, in the order of their arrival."""
-        rows = np.flatnonzero(self._table.column(RowField.STAGE) == Stage.PREFILL).tolist()
+        rows = np.flatnonzero(self._table.stage == Stage.PREFILL).tolist()
         runs = []
         for row in sorted(rows, key=lambda row: self._table.req(row).order):
             if budget == 0:
                 break
             length = min(self._remaining(row), budget)
-            runs.append(Run(row, int(self._table.columns[RowField.SCHEDULED_LEN, row]), length))
+            runs.append(Run(row, int(self._table.scheduled_len[row]), length))
             budget -= length
         return runs
 
@@ -134,10 +133,8 @@ class PrefillManager:
         """The request that is computing a prefix which this one shares and the cache doesn't have yet."""
         if not self._cache.shares:
             return None
-        columns = self._table.columns
-        computing = (columns[RowField.COMMITTED_LEN] < columns[RowField.PROMPT_LEN]) & (
-            columns[RowField.STAGE] != Stage.FINISHED
-        )
+        table = self._table
+        computing = (table.committed_len < table.prompt_len) & (table.stage != Stage.FINISHED)
         known = match.num_pages * self._table.page_size
         for row in np.flatnonzero(computing).tolist():
             other = self._table.req(row)

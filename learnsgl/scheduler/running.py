@@ -15,7 +15,6 @@ from learnsgl.kvcache.allocator import PageAllocator
 from learnsgl.kvcache.base import PrefixCache, PrefixMatch
 from learnsgl.message.types import Ending, ErrorInfo
 from learnsgl.scheduler.table import Int64Array, ReqTable
-from learnsgl.trace.digest import RowField
 from learnsgl.trace.journal import Journal
 
 
@@ -84,16 +83,16 @@ class RunningReqs:
 
     def remember_prompts(self, rows: Int64Array) -> None:
         """Put the computed part of prompts into the cache, for others to share while these still run."""
-        columns = self.table.columns
+        table = self.table
         for row in rows.tolist():
-            if columns[RowField.STAGE, row] != Stage.FINISHED:
-                node, length = int(columns[RowField.NODE, row]), int(columns[RowField.COMMITTED_LEN, row])
+            if table.stage[row] != Stage.FINISHED:
+                node, length = int(table.node[row]), int(table.committed_len[row])
                 token_ids, pages = self.table.token_ids[row, :length], self.table.page_table[row]
-                columns[RowField.NODE, row] = self.cache.extend(row, node, token_ids, pages)
+                table.node[row] = self.cache.extend(row, node, token_ids, pages)
 
     def unfinished_rows(self) -> Int64Array:
         """Rows of requests that have not ended, ascending."""
-        stages = self.table.column(RowField.STAGE)
+        stages = self.table.stage
         return np.flatnonzero((stages == Stage.PREFILL) | (stages == Stage.DECODE))
 
     # ------------------------------------------------------------ end
@@ -113,17 +112,17 @@ class RunningReqs:
         """
         if not len(rows):
             return []
-        columns = self.table.columns
+        table = self.table
         reqs = [self.table.req(row) for row in rows.tolist()]
-        num_tokens = [int(n) if num_kept is None else num_kept for n in columns[RowField.NUM_OUTPUT, rows]]
-        old_stages = columns[RowField.STAGE, rows]
-        columns[RowField.STAGE, rows] = Stage.FINISHED
+        num_tokens = [int(n) if num_kept is None else num_kept for n in table.num_output[rows]]
+        old_stages = table.stage[rows]
+        table.stage[rows] = Stage.FINISHED
         self._journal.finished(
             step, [req.key for req in reqs], rows, old_stages, Stage.FINISHED, [r.value for r in reasons], num_tokens
         )
-        num_pages = columns[RowField.NUM_PAGES, rows].tolist()
+        num_pages = table.num_pages[rows].tolist()
         self.num_promised -= sum(self.pages_to_end(req) - n for req, n in zip(reqs, num_pages, strict=True))
-        cached = columns[RowField.CACHED_LEN, rows].tolist()
+        cached = table.cached_len[rows].tolist()
         return [
             Ending(*req.key, reason, req.prompt_len, num_cached, count, error)
             for req, reason, num_cached, count in zip(reqs, reasons, cached, num_tokens, strict=True)
@@ -131,22 +130,22 @@ class RunningReqs:
 
     def release(self, step: int, rows: Int64Array) -> None:
         """Give back all that finished requests hold, those of `rows` that no step in flight holds."""
-        columns = self.table.columns
-        done = (columns[RowField.STAGE, rows] == Stage.FINISHED) & (columns[RowField.NUM_IN_FLIGHT, rows] == 0)
+        table = self.table
+        done = (table.stage[rows] == Stage.FINISHED) & (table.num_in_flight[rows] == 0)
         rows = rows[done]
         if not len(rows):
             return
-        values = columns[:, rows]
+        values = table.columns[:, rows]
         keys = [self.table.req(row).key for row in rows.tolist()]
         pages = [self.table.pages_of(row) for row in rows.tolist()]
         freed = []
         for row, held in zip(rows.tolist(), pages, strict=True):
             # The last sampled token's KV may not be computed, and the token of a wasted step was never kept.
             known = min(
-                int(columns[RowField.COMMITTED_LEN, row]),
-                int(columns[RowField.PROMPT_LEN, row] + columns[RowField.NUM_OUTPUT, row]),
+                int(table.committed_len[row]),
+                int(table.prompt_len[row] + table.num_output[row]),
             )
-            self.cache.finish(row, int(columns[RowField.NODE, row]), self.table.token_ids[row, :known], held)
+            self.cache.finish(row, int(table.node[row]), self.table.token_ids[row, :known], held)
             freed.append(self.allocator.release(held))
         self._journal.released(step, keys, rows, values, pages, np.concatenate(freed))
         for row, key in zip(rows.tolist(), keys, strict=True):

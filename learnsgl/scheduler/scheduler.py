@@ -34,7 +34,6 @@ from learnsgl.scheduler.policy import make_policy
 from learnsgl.scheduler.prefill import Admitted, PrefillManager, Run
 from learnsgl.scheduler.running import RunningReqs
 from learnsgl.scheduler.table import Int64Array, ReqTable
-from learnsgl.trace.digest import RowField
 from learnsgl.trace.journal import Journal, as_bytes
 from learnsgl.trace.keyframe import KeyframeWriter
 from learnsgl.trace.recorder import Recorder
@@ -146,7 +145,7 @@ class Scheduler:
     def _abort(self, message: AbortMsg) -> None:
         """End a request, or every choice of it, wherever it stands. One that has ended already is left alone."""
         waiting = [key for key in self.prefill.queue if _is_meant(message, key)]
-        stages = self.running.table.column(RowField.STAGE)
+        stages = self.running.table.stage
         running = [
             row for key, row in self.running.rows.items() if _is_meant(message, key) and stages[row] != Stage.FINISHED
         ]
@@ -227,19 +226,19 @@ class Scheduler:
         return True
 
     def _submit(self, start_ns: int, prompts: list[Run], admitted: Admitted, decodable: Int64Array) -> None:
-        columns = self.running.table.columns
+        table = self.running.table
         rows = np.concatenate([np.array([run.row for run in prompts], dtype=np.int64), decodable])
-        starts = columns[RowField.SCHEDULED_LEN, rows]
+        starts = table.scheduled_len[rows]
         lens = np.concatenate([np.array([run.length for run in prompts], dtype=np.int64), np.ones_like(decodable)])
         counts, pages = self.running.grow(self.step_number, rows, starts + lens)
-        columns[RowField.SCHEDULED_LEN, rows] += lens
-        columns[RowField.NUM_IN_FLIGHT, rows] += 1
-        prompt_done = columns[RowField.SCHEDULED_LEN, rows] >= columns[RowField.PROMPT_LEN, rows]
+        table.scheduled_len[rows] += lens
+        table.num_in_flight[rows] += 1
+        prompt_done = table.scheduled_len[rows] >= table.prompt_len[rows]
         stages = np.where(prompt_done, Stage.DECODE, Stage.PREFILL)
-        stage_deltas = stages - columns[RowField.STAGE, rows]
-        columns[RowField.STAGE, rows] = stages
+        stage_deltas = stages - table.stage[rows]
+        table.stage[rows] = stages
         self.journal.stepped(
-            self.step_number, start_ns, columns[RowField.UID, rows], columns[RowField.CHOICE, rows], rows, starts,
+            self.step_number, start_ns, table.uid[rows], table.choice[rows], rows, starts,
             lens, stage_deltas, len(prompts), len(self.prefill.queue), self.running.allocator.num_free,
         )  # fmt: skip
         submit_ns = self._clock()
@@ -269,29 +268,29 @@ class Scheduler:
 
     def _commit(self, step: InFlight, result: StepResult) -> None:
         start_ns = self._clock()
-        columns, rows = self.running.table.columns, step.rows
-        alive = columns[RowField.STAGE, rows] != Stage.FINISHED
+        table, rows = self.running.table, step.rows
+        alive = table.stage[rows] != Stage.FINISHED
         kept = (step.wants_token == 1) & alive
         tokens = np.zeros(len(rows), dtype=np.int32)
         tokens[step.wants_token == 1] = result.tokens
         got = rows[kept]
-        positions = columns[RowField.PROMPT_LEN, got] + columns[RowField.NUM_OUTPUT, got]
-        self.running.table.token_ids[got, positions] = tokens[kept]
-        columns[RowField.COMMITTED_LEN, rows] += step.lens
-        columns[RowField.NUM_OUTPUT, got] += 1
-        columns[RowField.NUM_IN_FLIGHT, rows] -= 1
-        uids, choices = columns[RowField.UID, rows], columns[RowField.CHOICE, rows]
+        positions = table.prompt_len[got] + table.num_output[got]
+        table.token_ids[got, positions] = tokens[kept]
+        table.committed_len[rows] += step.lens
+        table.num_output[got] += 1
+        table.num_in_flight[rows] -= 1
+        uids, choices = table.uid[rows], table.choice[rows]
         self.journal.committed(
             result.number, start_ns, uids, choices, rows, step.lens, kept.astype(np.int64)
         )  # fmt: skip
-        is_eos = np.isin(tokens[kept], self._eos_ids) & ~self.running.table.ignore_eos[got]
+        is_eos = np.isin(tokens[kept], self._eos_ids) & ~table.ignore_eos[got]
         self._outbox.step = result.number
         self._outbox.uids = as_bytes(uids[kept], "i8")
         self._outbox.choices = as_bytes(choices[kept], "i4")
         self._outbox.token_ids = as_bytes(tokens[kept], "i4")
         self._outbox.hidden = is_eos.astype(np.uint8).tobytes() if is_eos.any() else b""
         self.running.remember_prompts(rows[: step.num_prefill])
-        ended = is_eos | (positions + 1 >= columns[RowField.LIMIT_LEN, got])
+        ended = is_eos | (positions + 1 >= table.limit_len[got])
         reasons = [FinishReason.STOP if eos else FinishReason.LENGTH for eos in is_eos[ended]]
         self._outbox.endings += self.running.finish(result.number, got[ended], reasons)
         self.running.release(result.number, rows)

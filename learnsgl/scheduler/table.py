@@ -24,6 +24,8 @@ class ReqTable:
     Attributes:
         num_rows: most requests that can run at once.
         columns: int64 [len(RowField), num_rows]; a free row is all zeros.
+        uid, choice, stage, prompt_len, limit_len, cached_len, scheduled_len, committed_len, num_output, num_in_flight,
+            node, num_pages: these columns by their names (`RowField` says what each is), int64 [num_rows] views.
         page_table: int32 [num_rows, pages of the longest request]; only the first `NUM_PAGES` entries of a row count.
         token_ids: int32 [num_rows, max_model_len]; prompt and committed output of each row.
         reqs: the request in each row.
@@ -33,6 +35,12 @@ class ReqTable:
         self.num_rows = num_rows
         self.page_size = page_size
         self.columns: Int64Array = np.zeros((len(RowField), num_rows), dtype=np.int64)
+        self.uid, self.choice, self.stage = (self.columns[f] for f in (RowField.UID, RowField.CHOICE, RowField.STAGE))
+        self.prompt_len, self.limit_len = self.columns[RowField.PROMPT_LEN], self.columns[RowField.LIMIT_LEN]
+        self.cached_len, self.scheduled_len = self.columns[RowField.CACHED_LEN], self.columns[RowField.SCHEDULED_LEN]
+        self.committed_len, self.num_output = self.columns[RowField.COMMITTED_LEN], self.columns[RowField.NUM_OUTPUT]
+        self.num_in_flight, self.node = self.columns[RowField.NUM_IN_FLIGHT], self.columns[RowField.NODE]
+        self.num_pages = self.columns[RowField.NUM_PAGES]
         # Memory that is never touched is never given by the operating system: wide tables cost what is used of them.
         self.page_table: Int32Array = np.zeros((num_rows, -(-max_model_len // page_size)), dtype=np.int32)
         self.token_ids: Int32Array = np.zeros((num_rows, max_model_len), dtype=np.int32)
@@ -49,11 +57,6 @@ class ReqTable:
     def num_used_rows(self) -> int:
         """Rows with a request."""
         return self.num_rows - len(self._free_rows)
-
-    def column(self, field: RowField) -> Int64Array:
-        """One column, int64 [num_rows]; writing to it writes to the table."""
-        column: Int64Array = self.columns[field]
-        return column
 
     def req(self, row: int) -> Req:
         """The request in a row that is in use."""
@@ -96,21 +99,21 @@ class ReqTable:
 
     def pages_of(self, row: int) -> Int32Array:
         """The row's pages, int32 [num_pages]."""
-        pages: Int32Array = self.page_table[row, : int(self.columns[RowField.NUM_PAGES, row])].copy()
+        pages: Int32Array = self.page_table[row, : int(self.num_pages[row])].copy()
         return pages
 
     def lacking(self, rows: Int64Array, stops: Int64Array) -> Int64Array:
         """How many pages rows [n] lack, to hold positions up to `stops` [n]: int64 [n]."""
-        lacking: Int64Array = np.maximum(-(-stops // self.page_size) - self.columns[RowField.NUM_PAGES, rows], 0)
+        lacking: Int64Array = np.maximum(-(-stops // self.page_size) - self.num_pages[rows], 0)
         return lacking
 
     def append_pages(self, rows: Int64Array, counts: Int64Array, pages: Int32Array) -> Int64Array:
         """Append pages to rows, `counts` [n] each. Returns their positions in the rows, int64 [sum(counts)]."""
-        old = self.columns[RowField.NUM_PAGES, rows]
+        old = self.num_pages[rows]
         first_of_row = np.repeat(np.cumsum(counts) - counts, counts)
         positions: Int64Array = np.repeat(old, counts) + np.arange(len(pages)) - first_of_row
         self.page_table[np.repeat(rows, counts), positions] = pages
-        self.columns[RowField.NUM_PAGES, rows] += counts
+        self.num_pages[rows] += counts
         return positions
 
     def used_rows(self) -> Int64Array:

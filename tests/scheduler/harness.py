@@ -150,4 +150,4 @@ class Harness:
 
     def stage_of(self, uid: int) -> Stage | None:
         row = next((row for key, row in self.scheduler.running.rows.items() if key.uid == uid), None)
-        return None if row is None else Stage(int(self.scheduler.running.table.columns[RowField.STAGE, row]))
+        return None if row is None else Stage(int(self.scheduler.running.table.stage[row]))

@@ -42,16 +42,30 @@ Ctrl-C lets running requests finish, a second one ends at once. Exit codes: 0 en
 class _Parser(argparse.ArgumentParser):
     """A parser that raises, so that every error of the command line looks the same and has one exit code."""
 
+    def __init__(self, **kwargs: Any) -> None:
+        kwargs.setdefault("allow_abbrev", False)  # a new option must not change what a shortened one means
+        super().__init__(**kwargs)
+
     def error(self, message: str) -> NoReturn:
         """Raise what argparse would print."""
-        raise UsageError(f"{message}{self._suggestion(message)} (see {self.prog} --help)")
+        raise UsageError(f"{message}{self._suggestion(message)}; see {self.prog} --help")
 
     def _suggestion(self, message: str) -> str:
         """The option that was probably meant."""
-        given = [word.partition("=")[0] for word in message.split() if word.startswith("--")]
-        known = [name for action in self._actions for name in action.option_strings]
-        close = difflib.get_close_matches(given[0], known, n=1) if "unrecognized" in message and given else []
+        if not message.startswith("unrecognized arguments"):
+            return ""
+        given = next((word.partition("=")[0] for word in message.split() if word.startswith("--")), "")
+        close = difflib.get_close_matches(given, sorted(_option_names(self)), n=1)
         return f"; did you mean {close[0]}?" if close else ""
+
+
+def _option_names(parser: argparse.ArgumentParser) -> set[str]:
+    """Every option of a parser and of its subcommands."""
+    names = {name for action in parser._actions for name in action.option_strings}
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            names = names.union(*(_option_names(child) for child in action.choices.values()))
+    return names
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -5,7 +5,6 @@ The routes raise `RequestError`; the handlers here turn it, and what the web fra
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Awaitable, Callable
 
 import msgspec
@@ -23,8 +22,9 @@ CLIENT_GONE_STATUS = 499
 UNKNOWN_ROUTE = "(unknown)"
 """What the trace names a path that doesn't exist: what the client asked for is its own affair."""
 
+DEFECT = ErrorInfo("the server failed on this request; its log says why", 500, "internal_error")
+
 _CODES = {404: "route_not_found", 405: "method_not_allowed"}
-_log = logging.getLogger(__name__)
 
 Refused = Callable[[str, int, str], None]
 """Records that an HTTP request was refused: route, status, code."""
@@ -74,10 +74,9 @@ def add_error_handlers(app: FastAPI, refused: Refused) -> None:
         refused(route_of(request), CLIENT_GONE_STATUS, "client_disconnected")
         return Response(status_code=CLIENT_GONE_STATUS)
 
-    async def on_defect(request: Request, error: Exception) -> Response:
-        _log.error("%s %s failed", request.method, route_of(request), exc_info=error)
+    async def on_defect(request: Request, error: Exception) -> Response:  # the web framework logs it
         refused(route_of(request), 500, "internal_error")
-        return error_response(ErrorInfo("the server failed on this request; its log says why", 500, "internal_error"))
+        return error_response(DEFECT)
 
     handlers: dict[type[Exception], Callable[[Request, Exception], Awaitable[Response]]] = {
         RequestError: on_request_error,

@@ -14,6 +14,8 @@ COMPLETION_MAX_TOKENS = 16
 GENERATE_MAX_TOKENS = 128
 """SGLang's default for `/generate`."""
 
+Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+"""A number that fits into a message; JSON's may have any length."""
 TokenId = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
 
 
@@ -40,12 +42,12 @@ class Sampling(msgspec.Struct, kw_only=True):
     """The sampling fields that the OpenAI routes share; `top_k` and `ignore_eos` are additions, as in vLLM."""
 
     temperature: float | None = None
-    top_k: int | None = None
+    top_k: Int64 | None = None
     top_p: float | None = None
-    seed: int | None = None
+    seed: Int64 | None = None
     stop: str | list[str] | None = None
     ignore_eos: bool | None = None
-    max_tokens: int | None = None
+    max_tokens: Int64 | None = None
 
 
 class ChatCompletionRequest(Sampling, kw_only=True):
@@ -53,7 +55,7 @@ class ChatCompletionRequest(Sampling, kw_only=True):
 
     model: str
     messages: Annotated[list[ChatMessage], msgspec.Meta(min_length=1)]
-    max_completion_tokens: int | None = None
+    max_completion_tokens: Int64 | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
 
@@ -71,12 +73,12 @@ class GenerateSampling(msgspec.Struct, forbid_unknown_fields=True):
     """SGLang's sampling parameters."""
 
     temperature: float | None = None
-    top_k: int | None = None
+    top_k: Int64 | None = None
     top_p: float | None = None
-    sampling_seed: int | None = None
+    sampling_seed: Int64 | None = None
     stop: str | list[str] | None = None
     ignore_eos: bool | None = None
-    max_new_tokens: int | None = GENERATE_MAX_TOKENS
+    max_new_tokens: Int64 | None = GENERATE_MAX_TOKENS
 
 
 class GenerateRequest(msgspec.Struct):

@@ -180,7 +180,8 @@ def _explain(message: str, path: str) -> RequestError:
         return RequestError(f"unknown field {param}", code="unknown_parameter", param=param)
     if "min_length" in words or words.startswith("Expected `array` of length >= 1"):
         return RequestError(f"{where} is empty; it needs at least one element", param=where)
-    return RequestError(f"{where}: {words[0].lower()}{words[1:]}", code="invalid_type", param=where)
+    code = "invalid_value" if "<=" in words or ">=" in words else "invalid_type"
+    return RequestError(f"{where}: {words[0].lower()}{words[1:]}", code=code, param=where)
 
 
 def _check_model(model: str, served_model: str) -> None:

@@ -39,6 +39,7 @@ class Child:
     role: str
     process: SpawnProcess
     control: Connection
+    end_recorded: bool = False
 
     @property
     def sentinel(self) -> int:
@@ -124,6 +125,7 @@ class Processes:
 
     def record_exit(self, child: Child, *, asked: bool) -> None:
         """Record that a child has ended, after being asked to or not."""
+        child.end_recorded = True
         kind = events.ProcessExited if asked else events.ProcessLost
         if self._recorder.steps:
             self._recorder.emit(kind(self._recorder.now(), child.name, child.pid, child.process.exitcode))
@@ -136,6 +138,8 @@ class Processes:
         for child in self.children:
             child.process.join(_KILL_WAIT_S)
             child.control.close()
+            if not child.end_recorded:
+                self.record_exit(child, asked=True)
             with contextlib.suppress(ValueError):  # it didn't die within the wait: the system is in trouble
                 child.process.close()
         self.children = []

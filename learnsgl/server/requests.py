@@ -13,7 +13,7 @@ from learnsgl.core import FinishReason
 from learnsgl.errors import RequestError
 from learnsgl.message.channel import SendChannel
 from learnsgl.message.types import AbortMsg, Delta, Ending, ErrorInfo, Message, TokenizeMsg, UserReply
-from learnsgl.server.http_errors import CLIENT_GONE_STATUS
+from learnsgl.server.http_errors import CLIENT_GONE_STATUS, DEFECT
 from learnsgl.server.http_trace import HttpTrace
 from learnsgl.server.parse import NewRequest
 
@@ -151,7 +151,11 @@ class RequestHub:
         self._live[live.uid] = live
         self._idle.clear()
         self.trace.received(live.uid, route, request.stream, request.body_bytes)
-        self._send(TokenizeMsg(live.uid, request.sampling, request.text, request.input_ids, request.messages))
+        try:
+            self._send(TokenizeMsg(live.uid, request.sampling, request.text, request.input_ids, request.messages))
+        except Exception:  # a defect, and one that must not leave a request that never ends
+            self._deliver(live, Delta(live.uid, ending=Ending(live.uid, 0, FinishReason.ERROR, error=DEFECT)))
+            raise
         return live
 
     def on_messages(self, messages: Sequence[Message]) -> None:

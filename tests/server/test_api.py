@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 
 import httpx
 import openai
@@ -153,7 +154,7 @@ def test_generate(server: RunningServer) -> None:
     assert lines[-1] == "data: [DONE]"
     texts = [json.loads(line.removeprefix("data: "))["text"] for line in lines[:-1]]
     assert texts[-1] == "ABCAB"
-    assert all(later.startswith(earlier) for earlier, later in zip(texts, texts[1:], strict=False))
+    assert all(later.startswith(earlier) for earlier, later in pairwise(texts))
 
 
 def test_requests_at_once_each_get_their_own_text(server: RunningServer) -> None:

@@ -1,0 +1,173 @@
+"""What clients send wrongly: each gets an OpenAI-shaped error, and nothing is lost or stuck."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from learnsgl.errors import RequestError
+from learnsgl.server.parse import parse_chat, parse_completion, parse_generate
+from tests.server.running import MODEL, RunningServer
+
+CHAT, COMPLETIONS, GENERATE = "/v1/chat/completions", "/v1/completions", "/generate"
+HELLO = [{"role": "user", "content": "HELLO"}]
+
+
+def chat(**fields: Any) -> str:
+    return json.dumps({"model": MODEL, "messages": HELLO} | fields)
+
+
+def complete(**fields: Any) -> str:
+    return json.dumps({"model": MODEL, "prompt": "ABC"} | fields)
+
+
+BAD_BODIES = [
+    # not JSON
+    (CHAT, "", "invalid_json", None),
+    (CHAT, "{", "invalid_json", None),
+    (CHAT, "[]", "invalid_json", None),
+    (CHAT, "null", "invalid_json", None),
+    (CHAT, b"\xff\xfe", "invalid_json", None),
+    (CHAT, '{"model": "\\ud800"}', "invalid_json", None),
+    (CHAT, '{"a":' * 50_000, "invalid_json", None),
+    (CHAT, '{"messages":' + "[" * 5_000 + "]" * 5_000 + "}", "invalid_json", None),
+    (CHAT, chat().replace("}", ', "temperature": NaN}', 1), "invalid_json", None),
+    (COMPLETIONS, complete()[:-1] + ', "temperature": 1e999}', "invalid_json", None),
+    # missing and wrong fields
+    (CHAT, "{}", "missing_required_parameter", "model"),
+    (CHAT, json.dumps({"messages": HELLO}), "missing_required_parameter", "model"),
+    (CHAT, json.dumps({"model": MODEL}), "missing_required_parameter", "messages"),
+    (COMPLETIONS, json.dumps({"model": MODEL}), "missing_required_parameter", "prompt"),
+    (CHAT, chat(messages=[]), "invalid_value", "messages"),
+    (CHAT, chat(messages="HELLO"), "invalid_type", "messages"),
+    (CHAT, chat(messages=["HELLO"]), "invalid_type", "messages[0]"),
+    (CHAT, chat(messages=[{"content": "A"}]), "missing_required_parameter", "messages[0].role"),
+    (CHAT, chat(messages=[{"role": "user"}]), "invalid_value", "messages[0].content"),
+    (CHAT, chat(messages=[{"role": "king", "content": "A"}]), "invalid_value", "messages[0].role"),
+    (CHAT, chat(messages=[{"role": "user", "content": 5}]), "invalid_type", "messages[0].content"),
+    (CHAT, chat(messages=[{"role": "user", "content": [{"type": "image_url"}]}]), None, "messages[0].content"),
+    (CHAT, chat(messages=[*HELLO, {"role": "assistant", "tool_calls": [{}]}]), "unsupported", "messages[1].tool_calls"),
+    (CHAT, chat(stream="yes"), "invalid_type", "stream"),
+    (CHAT, chat(stream_options={"include_usage": True}), "invalid_value", "stream_options"),
+    (CHAT, chat(stream=True, stream_options={"usage": 1}), "unknown_parameter", "stream_options.usage"),
+    (CHAT, chat(temprature=1), "unknown_parameter", "temprature"),
+    (COMPLETIONS, complete(prompt=[]), "invalid_value", "prompt"),
+    (COMPLETIONS, complete(prompt=""), "invalid_value", "prompt"),
+    (COMPLETIONS, complete(prompt=5), "invalid_type", "prompt"),
+    (COMPLETIONS, complete(prompt=["A", "B"]), "unsupported", "prompt"),
+    (COMPLETIONS, complete(prompt=[[[1]]]), "invalid_type", "prompt"),
+    (COMPLETIONS, complete(prompt=[1.5]), "invalid_type", "prompt"),
+    (COMPLETIONS, complete(prompt=[-1]), "invalid_type", "prompt"),
+    (COMPLETIONS, complete(prompt=[2**31]), "invalid_type", "prompt"),
+    (COMPLETIONS, complete(prompt=[260]), "invalid_value", "prompt"),
+    (GENERATE, "{}", "invalid_value", "text"),
+    (GENERATE, '{"text": "A", "input_ids": [1]}', "invalid_value", "text"),
+    (GENERATE, '{"text": "A", "sampling_params": {"max_new_token": 1}}', "unknown_parameter", None),
+    # out of range
+    (CHAT, chat(temperature=-0.1), "invalid_value", "temperature"),
+    (CHAT, chat(temperature=101), "invalid_value", "temperature"),
+    (CHAT, chat(temperature="hot"), "invalid_type", "temperature"),
+    (CHAT, chat(top_p=0), "invalid_value", "top_p"),
+    (CHAT, chat(top_p=1.1), "invalid_value", "top_p"),
+    (CHAT, chat(top_k=0), "invalid_value", "top_k"),
+    (CHAT, chat(max_tokens=0), "invalid_value", "max_tokens"),
+    (CHAT, chat(max_tokens=True), "invalid_type", "max_tokens"),
+    (CHAT, chat(max_tokens=1.5), "invalid_type", "max_tokens"),
+    (CHAT, chat(max_completion_tokens=0), "invalid_value", "max_completion_tokens"),
+    (CHAT, chat(max_completion_tokens=-5), "invalid_value", "max_completion_tokens"),
+    (CHAT, chat(max_tokens=10**400), "invalid_value", "max_tokens"),
+    (CHAT, chat(top_k=2**64), "invalid_value", "top_k"),
+    (CHAT, chat(seed=2**63), "invalid_value", "seed"),
+    (CHAT, chat(seed=10**30), "invalid_value", "seed"),
+    (CHAT, chat(stop=["A"] * 17), "invalid_value", "stop"),
+    (CHAT, chat(stop=""), "invalid_value", "stop"),
+    (CHAT, chat(stop=[5]), "invalid_type", "stop[0]"),
+    (GENERATE, '{"text": "A", "sampling_params": {"max_new_tokens": 0}}', "invalid_value", "max_new_tokens"),
+    # not supported
+    (CHAT, chat(n=2), "unsupported", "n"),
+    (CHAT, chat(logprobs=True), "unsupported", "logprobs"),
+    (CHAT, chat(top_logprobs=3), "unsupported", "top_logprobs"),
+    (CHAT, chat(tools=[{"type": "function"}]), "unsupported", "tools"),
+    (CHAT, chat(response_format={"type": "json_object"}), "unsupported", "response_format"),
+    (CHAT, chat(frequency_penalty=0.5), "unsupported", "frequency_penalty"),
+    (CHAT, chat(logit_bias={"5": 1}), "unsupported", "logit_bias"),
+    (COMPLETIONS, complete(echo=True), "unsupported", "echo"),
+    (COMPLETIONS, complete(logprobs=0), "unsupported", "logprobs"),
+]
+
+
+def test_bad_bodies(server: RunningServer) -> None:
+    with server.http() as client:
+        for route, body, code, param in BAD_BODIES:
+            answer = client.post(route, content=body)
+            shown = f"{route} {body[:100]!r}: {answer.status_code} {answer.text}"
+            assert answer.status_code == 400, shown
+            error = answer.json()["error"]
+            assert set(error) == {"message", "type", "param", "code"}, shown
+            assert error["type"] == "invalid_request_error", shown
+            assert error["code"] == (code or error["code"]), shown
+            assert error["param"] == param or (param is None and code == "unknown_parameter"), shown
+        assert client.get("/health").json()["num_running"] == 0
+        assert client.post(GENERATE, json={"text": "AB", "sampling_params": {"max_new_tokens": 2}}).is_success
+
+
+@pytest.mark.parametrize(
+    ("method", "route", "body", "status", "code"),
+    [
+        ("POST", CHAT, chat(model="gpt-4"), 404, "model_not_found"),
+        ("POST", COMPLETIONS, complete(model=""), 404, "model_not_found"),
+        ("GET", "/v1/models/gpt-4", "", 404, "model_not_found"),
+        ("GET", "/v1/nothing", "", 404, "route_not_found"),
+        ("GET", CHAT, "", 405, "method_not_allowed"),
+        ("POST", "/v1/models", "{}", 405, "method_not_allowed"),
+        ("POST", CHAT, " " * (8 << 20) + "{}", 413, "request_too_large"),
+    ],
+)
+def test_other_errors(server: RunningServer, method: str, route: str, body: str, status: int, code: str) -> None:
+    answer = httpx.request(method, server.url + route, content=body, timeout=30)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
+
+
+def test_the_client_library_raises_its_own_errors(server: RunningServer) -> None:
+    client = server.openai()
+    with pytest.raises(openai.NotFoundError, match="does not exist"):
+        client.chat.completions.create(model="gpt-4", messages=HELLO)  # type: ignore[arg-type]
+    with pytest.raises(openai.BadRequestError, match="temperature"):
+        client.chat.completions.create(model=MODEL, messages=HELLO, temperature=-1)  # type: ignore[arg-type]
+
+
+def test_neutral_and_ignored_fields_are_accepted() -> None:
+    request = parse_chat(
+        chat(
+            n=1, logprobs=False, frequency_penalty=0, presence_penalty=0.0, logit_bias={}, tools=None, user="me",
+            response_format={"type": "text"}, store=True, top_k=-1, temperature=None, stop=None, stream=None,
+        ).encode(),
+        MODEL,
+    )  # fmt: skip
+    assert request.sampling.top_k is None
+    assert request.sampling.temperature == 1.0
+    assert not request.stream
+
+
+def test_defaults() -> None:
+    assert parse_chat(chat().encode(), MODEL).sampling.max_tokens is None
+    assert parse_completion(complete().encode(), MODEL).sampling.max_tokens == 16
+    assert parse_generate(b'{"text": "A"}').sampling.max_tokens == 128
+    both = parse_chat(chat(max_tokens=5, max_completion_tokens=7).encode(), MODEL)
+    assert both.sampling.max_tokens == 7
+
+
+def test_a_misspelt_field_is_answered_with_the_right_one() -> None:
+    with pytest.raises(RequestError, match="did you mean temperature"):
+        parse_chat(chat(temprature=1).encode(), MODEL)
+
+
+def test_an_answer_of_our_own_can_be_sent_back_as_history() -> None:
+    message = {"role": "assistant", "content": "A", "refusal": None, "tool_calls": None, "annotations": []}
+    request = parse_chat(chat(messages=[*HELLO, message, *HELLO]).encode(), MODEL)
+    assert request.messages is not None
+    assert request.messages[1] == {"role": "assistant", "content": "A"}

@@ -100,7 +100,10 @@ class Recorder:
         """Record `process.ended`, write what is pending and close the file; later events are forgotten."""
         if self._writer is None:
             return
-        self.emit(events.ProcessEnded(self.now()))
+        self._write()
+        if self._pending:  # a full disk: the end, and which events are missing before it, may still fit
+            self._forget()
+        self._pending.append(events.ProcessEnded(self.now()))
         self._write()
         if self._pending:
             num_lost = self._next + len(self._pending) - (self._lost_first or self._next)
@@ -141,8 +144,11 @@ class Recorder:
         """The list has reached its ceiling: write it, or forget it where it can't be written."""
         if self._writer is not None:
             self.flush()
-        if len(self._pending) < self._ceiling:
-            return
+        if len(self._pending) >= self._ceiling:
+            self._forget()
+
+    def _forget(self) -> None:
+        """Drop what is pending, and count it as lost."""
         if self._writer is not None:
             if self._lost_first is None:
                 self._lost_first = self._next

@@ -72,7 +72,7 @@ class SegmentWriter:
     Args:
         folder: the run's folder.
         identity: who writes.
-        segment_bytes: size at which a file is full; a single frame may exceed it.
+        segment_bytes: size at which a file is full, its header apart; a single frame may exceed it.
         max_bytes: limit on all files of the run together, 0 for none. The oldest files go first, whichever process
             wrote them, so that what is left covers the same time in every process and messages keep both their ends.
             The newest file of each process always stays.
@@ -101,8 +101,8 @@ class SegmentWriter:
             OSError: it isn't in the file; the file still ends with the frame before, and a later call tries anew.
         """
         frame = encode_frame(FrameKind.EVENTS, payload, first, last, first_ns, self._compressor)
-        is_full = self._num_bytes > self._header_bytes and self._num_bytes + len(frame) > self._segment_bytes
-        if self._fd is None or is_full:
+        num_written = self._num_bytes - self._header_bytes
+        if self._fd is None or (num_written and num_written + len(frame) > self._segment_bytes):
             self._open_next(first, first_ns)
         self._append(frame)
 
@@ -152,7 +152,7 @@ class SegmentWriter:
         mine = files.pop(self._identity.process, [])
         full = [mine, *(segments[:-1] for segments in files.values())]
         total = sum(file.num_bytes for segments in full for file in segments)
-        total += (len(files) + 1) * self._segment_bytes
+        total += (len(files) + 1) * (self._segment_bytes + self._header_bytes)
         while total > self._max_bytes and any(full):
             # within a process always its first file, whatever the file times say: what is left has no hole
             oldest = min((segments for segments in full if segments), key=lambda segments: segments[0].mtime_ns)

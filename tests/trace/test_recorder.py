@@ -17,6 +17,7 @@ import pytest
 from learnsgl.config import Config, TraceConfig, TraceLevel
 from learnsgl.trace import events as ev
 from learnsgl.trace import recorder as recorder_module
+from learnsgl.trace.frames import HEADER
 from learnsgl.trace.manifest import create_run
 from learnsgl.trace.reader import Trace
 from learnsgl.trace.recorder import FRAME_EVENTS, MAX_PENDING_EVENTS, MemoryRecorder, Recorder, open_recorder
@@ -152,7 +153,8 @@ def test_a_full_file_is_followed_by_the_next(folder: Path) -> None:
     index = Trace.open(folder).process("tokenizer-0")
     assert recorder.segment == 0
     assert len(index.segments) > 5
-    assert all(segment.file.num_bytes <= 8192 for segment in index.segments)
+    sizes = [sum(HEADER.size + f.header.payload_len for f in segment.frames) for segment in index.segments]
+    assert all(8192 - 400 < size <= 8192 for size in sizes[:-1])
     assert [segment.header["segment"] for segment in index.segments] == list(range(1, len(index.segments) + 1))
     firsts = [segment.frames[0].header.first for segment in index.segments]
     assert [segment.header["first"] for segment in index.segments] == firsts
@@ -160,13 +162,13 @@ def test_a_full_file_is_followed_by_the_next(folder: Path) -> None:
 
 
 def test_the_oldest_files_go_first_whoever_wrote_them(folder: Path) -> None:
-    options: dict[str, int] = {"trace_segment_bytes": 1 << 20, "trace_max_bytes": 400_000}
+    options: dict[str, int] = {"trace_segment_bytes": 1 << 20, "trace_max_bytes": 600_000}
     quiet, busy = opened(folder, "tokenizer-0", **options), opened(folder, "tokenizer-1", **options)
-    for recorder, count in ((quiet, 600), (busy, 3000)):
+    for recorder, count in ((quiet, 600), (busy, 4000)):
         for place in range(count):
             recorder.emit(phase(place, text=os.urandom(100).hex()))
             recorder.flush()
-            assert sum(path.stat().st_size for path in folder.glob("*.trace")) <= 400_000
+            assert sum(path.stat().st_size for path in folder.glob("*.trace")) <= 600_000
     quiet.close()
     busy.close()
     trace = Trace.open(folder)
@@ -226,6 +228,18 @@ def test_a_disk_that_stays_full_costs_events_which_are_counted(folder: Path, mon
     assert numbers(folder) == [1, 2, *range(last + 1, last + 13)]
     notes = verify(Trace.open(folder)).notes
     assert notes == (f"tokenizer-0: events {first} to {last} were lost (No space left on device)",)
+
+
+def test_on_a_full_disk_the_end_may_still_fit(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recorder = opened(folder)
+    for place in range(20):
+        recorder.emit(phase(place, text=os.urandom(100).hex()))
+    monkeypatch.setattr(os, "write", lambda fd, data: _write(fd, data) if len(data) < 500 else refuse(fd, data))
+    recorder.close()
+    assert [(entry.number, entry.kind) for entry in Trace.open(folder).events(start=3)] == [
+        (23, "trace.dropped"), (24, "process.ended"),
+    ]  # fmt: skip
+    assert verify(Trace.open(folder)).notes == ("tokenizer-0: events 3 to 22 were lost (No space left on device)",)
 
 
 def test_half_a_frame_that_can_t_be_taken_back_is_left_behind(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

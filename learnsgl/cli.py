@@ -70,6 +70,7 @@ def _option_names(parser: argparse.ArgumentParser) -> set[str]:
 
 def make_parser() -> argparse.ArgumentParser:
     """The parser of the whole command line; each subcommand sets `run`, a function that returns an exit code."""
+    from learnsgl.demo import add_demo_command
     from learnsgl.hub.commands import add_model_command
     from learnsgl.trace.commands import add_trace_command
 
@@ -81,6 +82,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"learnsgl {version('learnsgl')}")
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
+    add_demo_command(subparsers)
     _add_serve_command(subparsers)
     add_model_command(subparsers)
     add_trace_command(subparsers)

@@ -24,6 +24,8 @@ from learnsgl.trace.show import describe, follow, process_rows, request_rows, ru
 from learnsgl.trace.source import find_runs, is_run
 from learnsgl.trace.verify import verify
 
+MAX_SHOWN = 50
+"""Requests that `info` lists."""
 _PATH_HELP = "a run's folder, a packed file, or a folder of runs, of which the newest is taken"
 
 
@@ -85,7 +87,12 @@ def run_info(args: argparse.Namespace) -> int:
     kinds = Counter(entry.kind for entry in trace.events()) + trace.unknown
     print("\n" + "\n".join(f"{count:9,}  {kind}" for kind, count in sorted(kinds.items())))
     print()
-    print(table(request_rows(requests(trace))))
+    lives = requests(trace)
+    print(table(request_rows(lives[:MAX_SHOWN])))
+    if len(lives) > MAX_SHOWN:
+        print(
+            f"and {len(lives) - MAX_SHOWN:,} more; all their endings: learnsgl trace cat {args.path} --kind req.ended"
+        )
     return 0
 
 

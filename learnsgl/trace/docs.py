@@ -80,7 +80,8 @@ are little-endian.
 - Each process numbers its events from 1 without gaps, through all its files. Where events were lost, one
   `trace.dropped` stands right behind the gap and names it.
 - Each frame is written by a single `write`. A file that ends within a frame was cut there (a killed process, a full
-  disk): what comes before is whole. A frame that is all there but has a wrong CRC is damage.
+  disk), and so was one that goes on with zeros (a power failure): what comes before is whole. A frame that is all
+  there but has a wrong CRC is damage.
 - A process writes what is pending when {frame_events} events or {frame_ms} ms have gathered and it would wait anyway,
   and in any case at {max_pending} events. A killed process loses only what it had not written.
 

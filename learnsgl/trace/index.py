@@ -134,7 +134,9 @@ def index_segment(source: Source, file: SegmentFile) -> Segment:
         while offset < file.num_bytes:
             where = f"{source.path}: {file.name}, byte {offset}"
             data = stream.read(HEADER.size)
-            if len(data) < HEADER.size:
+            if len(data) < HEADER.size or not any(
+                data
+            ):  # cut by a kill; or grown without its bytes, by a power failure
                 break
             head = parse_header(data, where)
             end = offset + HEADER.size + head.payload_len

@@ -124,8 +124,8 @@ def follow(trace: Trace, process: str | None) -> Iterator[Entry]:
         for entry in heapq.merge(*streams, key=lambda entry: (entry.event.ns, entry.process, entry.number)):
             seen[entry.process] = entry.number
             yield entry
-        if not any(trace.is_cut(name) for name in names):
-            return
+        if not any(trace.is_cut(name) for name in names) or not trace.path.is_dir():
+            return  # all have ended, or nothing can be added to a packed file
         time.sleep(FOLLOW_PAUSE_S)
         trace = Trace.open(trace.path)
 

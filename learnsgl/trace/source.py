@@ -85,6 +85,9 @@ class FolderSource:
         path = self.path / name
         try:
             fd = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+        except FileNotFoundError as error:
+            hint = "removed while the trace was read, by the limit on size? Read the trace again"
+            raise TraceFormatError(f"{path}: is gone: {hint}") from error
         except OSError as error:
             raise TraceFormatError(f"{path}: can't be read: {error.strerror or error}") from error
         with os.fdopen(fd, "rb") as file:
@@ -107,7 +110,9 @@ class PackedSource:
             with zipfile.ZipFile(path) as packed:
                 members = packed.infolist()
         except zipfile.BadZipFile as error:
-            raise TraceFormatError(f"{path}: not a packed trace: {error}") from error
+            raise TraceFormatError(
+                f"{path}: not a packed trace ({error}); give a run's folder, or a file that `learnsgl trace pack` wrote"
+            ) from error
         self._sizes = {member.filename: member.file_size for member in members}
         if len(self._sizes) < len(members):
             raise TraceFormatError(f"{path}: holds two files of the same name")

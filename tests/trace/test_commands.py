@@ -112,6 +112,19 @@ def test_cat_follows_until_the_end(tmp_path: Path, capsys: pytest.CaptureFixture
     assert [line["number"] for line in json_lines(capsys.readouterr().out)] == [1, 2, 3, 4]
 
 
+def test_a_packed_file_can_t_be_followed_further(folder: Path, tmp_path: Path) -> None:
+    (folder / "api.1.trace").write_bytes((folder / "api.1.trace").read_bytes()[:-10])
+    learnsgl("pack", folder, tmp_path / "x.trace.zip")
+    assert learnsgl("cat", tmp_path / "x.trace.zip", "--follow") == 0
+
+
+def test_info_of_many_requests_is_cut(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    story = tell()
+    story["api"][8:8] = [ev.HttpReceived(101, uid, "/v1/completions", False, 5) for uid in range(100, 160)]
+    assert learnsgl("info", write(tmp_path, story)) == 0
+    assert "and 11 more; all their endings: learnsgl trace cat" in capsys.readouterr().out
+
+
 SCRIPT = """
 import argparse, sys
 from learnsgl.trace.commands import add_trace_command

@@ -122,6 +122,12 @@ def test_any_changed_byte_is_noticed(tmp_path: Path, groups: list[list[Event]], 
         read(whole[:place] + bytes([flipped]) + whole[place + 1 :])
 
 
+def test_zeros_at_the_end_are_a_cut(tmp_path: Path) -> None:
+    whole = file_of(tmp_path, [[ev.CacheTouched(1, 2, 3)]])
+    assert read(whole + bytes(4096)) == [ev.CacheTouched(1, 2, 3)]
+    assert Trace(BytesSource(whole + bytes(4096))).process("p").torn_bytes == 4096
+
+
 def frame(payload: bytes) -> bytes:
     return encode_frame(FrameKind.EVENTS, payload, 1, 3, 5, zstandard.ZstdCompressor())
 

@@ -124,6 +124,13 @@ def test_a_trace_that_is_being_written_can_be_read(tmp_path: Path) -> None:
     assert not Trace.open(folder).is_cut("api")
 
 
+def test_a_file_that_the_size_limit_removes_meanwhile_is_named(folder: Path) -> None:
+    trace = Trace.open(folder)
+    (folder / "api.1.trace").unlink()
+    with pytest.raises(TraceFormatError, match=r"api.1.trace: is gone: .* Read the trace again"):
+        list(trace.events())
+
+
 def test_of_a_folder_of_runs_the_newest_is_taken(tmp_path: Path) -> None:
     runs = [write(tmp_path, {}) for _ in range(3)]
     for run, started in zip(runs, ("2026-03-01", "2026-05-01", "2026-04-01"), strict=True):

@@ -262,6 +262,14 @@ def test_a_lost_file_is_a_gap_but_the_oldest_may_be_dropped(tmp_path: Path) -> N
     report = verify(Trace.open(folder))
     assert "are gone with 1 old files, dropped by the limit on size" in report.notes[0]
     assert len(report.notes) == 1, "a keyframe of the second file lets its state be checked"
+    second = Trace.open(folder).process("scheduler-0").segments[0]
+    data, frame = (folder / files[1]).read_bytes(), second.frames[0]
+    (folder / files[1]).write_bytes(
+        data[: frame.offset] + data[frame.offset + HEADER.size + frame.header.payload_len :]
+    )
+    with pytest.raises(TraceViolation, match="are missing, and nothing says why"):
+        verify(Trace.open(folder))
+    (folder / files[1]).write_bytes(data)
     (folder / files[2]).unlink()
     with pytest.raises(TraceViolation, match="are missing, and nothing says why"):
         verify(Trace.open(folder))

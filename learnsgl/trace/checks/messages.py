@@ -44,6 +44,7 @@ class MessageCheck(Check):
         self._num_paired = 0
         self._num_excused = 0
         self._num_rejected = 0
+        self._rejected: set[tuple[_Road, int]] = set()
 
     def handlers(self) -> dict[type[Event], Handler]:
         """The kinds of the family `msg.*`; a gap in a recording is a gap in its messages too."""
@@ -73,10 +74,7 @@ class MessageCheck(Check):
         if event.sender is None or event.number is None:
             self._unreadable[event.channel] += 1
             return
-        road = _Road(event.sender, event.channel)
-        sent = self._sent.get((road, event.number))  # what it says of itself can't be compared: it is broken
-        if sent is not None:
-            self._take(entry, road, event.number, sent.sent_ns, sent.num_bytes)
+        self._rejected.add((_Road(event.sender, event.channel), event.number))
 
     def _take(self, entry: Entry, road: _Road, number: int, sent_ns: int, num_bytes: int) -> None:
         owner = self._receivers.setdefault(road.channel, entry.process)
@@ -111,7 +109,9 @@ class MessageCheck(Check):
     def finish(self) -> Iterator[Missing]:
         """Messages with one end only."""
         for (road, number), end in self._sent.items():
-            if self._is_receive_excused(road, number, end):
+            if (road, number) in self._rejected:
+                self._num_paired += 1
+            elif self._is_receive_excused(road, number, end):
                 self._num_excused += 1
             else:
                 yield Missing(end.place, f"message {number} on channel {road.channel} was sent, but never received")

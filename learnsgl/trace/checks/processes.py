@@ -27,7 +27,7 @@ class NumberCheck(Check):
                     f"{name}: events 1 to {index.first - 1} are gone with {index.num_dropped_segments} old files, "
                     "dropped by the limit on size"
                 )
-            expected = index.first if index.num_dropped_segments else 1
+            expected = (index.fact("first") or index.first) if index.num_dropped_segments else 1
             gaps = self._gaps[name] = []
             for frame in index.frames:
                 if frame.header.first != expected:

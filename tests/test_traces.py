@@ -1,0 +1,96 @@
+"""The recordings in `traces/`: each verifies, is small, holds no text and no path, and stands in the README's table."""
+
+import importlib.util
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from learnsgl.config import TraceLevel
+from learnsgl.trace.events import KINDS
+from learnsgl.trace.reader import Trace
+from learnsgl.trace.show import to_json
+from learnsgl.trace.verify import verify
+
+FOLDER = Path(__file__).parents[1] / "traces"
+FILES = sorted(FOLDER.glob("*.trace.zip"))
+MAX_BYTES = 300_000
+ABSOLUTE_PATH = re.compile(r"(?<![\w./:>])/(?!v1/|generate|health)[A-Za-z]")
+"""A path from the root. Routes of the HTTP API are none, and neither is what follows `http:`."""
+
+
+@pytest.fixture(scope="module")
+def record():
+    """The script `traces/record.py` as a module."""
+    spec = importlib.util.spec_from_file_location("record", FOLDER / "record.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules[spec.name]
+
+
+def strings(value):
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list):
+        for item in value:
+            yield from strings(item)
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from strings(item)
+
+
+def test_every_file_is_one_that_the_script_makes(record):
+    assert {file.name for file in FILES} == {record.path_of(name).name for name in record.RECORDINGS}
+
+
+def test_the_table_in_the_readme_is_that_of_the_files(record):
+    assert record.readme_with(record.table()) == record.README.read_text(encoding="utf-8"), (
+        "traces/README.md is stale; run python traces/record.py, or correct its table"
+    )
+    assert all(f"`{record.command_of(name)}`" in record.table() for name in record.RECORDINGS)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
+def test_a_recording_is_small_and_whole(file):
+    assert file.stat().st_size <= MAX_BYTES
+    report = verify(Trace.open(file))
+    assert report.is_whole, report.notes
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
+def test_a_recording_holds_no_text_of_prompts_and_answers(file):
+    trace = Trace.open(file)
+    assert trace.level in ("steps", "full")
+    told = {entry.kind for entry in trace.events()}
+    assert not {kind for kind in told if KINDS[kind].LEVEL is TraceLevel.TOKENS}
+    assert not trace.unknown
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
+def test_a_recording_holds_no_path_of_the_machine_that_made_it(file):
+    trace = Trace.open(file)
+    told = [*strings(trace.manifest), *(text for entry in trace.events() for text in strings(to_json(entry)))]
+    assert not [text for text in told if ABSOLUTE_PATH.search(text)]
+    headers = [trace.process(name).segments[0].header for name in trace.processes]
+    assert not ABSOLUTE_PATH.search(json.dumps([{**header, "kinds": None} for header in headers]))
+
+
+@pytest.mark.parametrize(
+    ("text", "is_path"),
+    [
+        ("/home/ann/traces", True),
+        ("learnsgl serve --trace /data/runs", True),
+        ("--trace=/data/runs", True),
+        ("'/tmp'", True),
+        ("/v1/chat/completions", False),
+        ("http://127.0.0.1:8000/v1", False),
+        ("runs/20260101", False),
+        ("AMD EPYC 7/9", False),
+    ],
+)
+def test_the_search_for_paths_finds_them(text, is_path):
+    assert bool(ABSOLUTE_PATH.search(text)) == is_path

@@ -41,12 +41,14 @@ class LiveRequest:
     Attributes:
         uid: the request's id.
         request: what the client asked for.
-        client_gone: whether the client has gone away; its ending is still to come.
+        connection_closed: whether the connection to the client is closed.
+        client_gone: whether the client went away before its ending, which is still to come.
     """
 
     def __init__(self, uid: int, request: NewRequest) -> None:
         self.uid = uid
         self.request = request
+        self.connection_closed = False
         self.client_gone = False
         self._texts: list[str] = []
         self._accepted = False

@@ -31,14 +31,13 @@ async def unless_client_leaves(
         ClientLeft: it did; `hub` has been told.
     """
     working = asyncio.ensure_future(work)
-    watching = asyncio.ensure_future(_client_gone(receive))
+    watching = asyncio.ensure_future(_watch(receive, live))
     try:
         await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
-        if working.done():
-            return working.result()
-        hub.client_left(live)
-        raise ClientLeft
-    except asyncio.CancelledError:  # the server ends before the answer does
+        if not working.done():
+            raise ClientLeft
+        return working.result()
+    except (ClientLeft, asyncio.CancelledError):  # cancelled: the server ends, and this client was too slow
         hub.client_left(live)
         raise
     finally:
@@ -47,9 +46,10 @@ async def unless_client_leaves(
         await asyncio.gather(working, watching, return_exceptions=True)
 
 
-async def _client_gone(receive: Receive) -> None:
+async def _watch(receive: Receive, live: LiveRequest) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
+    live.connection_closed = True
 
 
 class WholeAnswer(Response):
@@ -101,6 +101,8 @@ class EventStream(Response):
         total = 0
         async for chunk in self._chunks:
             await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            if self._live.connection_closed:  # `send` doesn't tell
+                raise ClientLeft
             self._hub.trace.streamed(self._live.uid, len(chunk))
             total += len(chunk)
         await send({"type": "http.response.body", "body": b"", "more_body": False})

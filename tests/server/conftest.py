@@ -13,15 +13,21 @@ from tests.server.running import RunningServer
 Starter = Callable[..., RunningServer]
 
 
+@pytest.fixture(scope="session")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The models' cache, empty at first."""
+    return tmp_path_factory.mktemp("home")
+
+
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Starter]:
+def start(tmp_path: Path, home: Path) -> Iterator[Starter]:
     """Starts servers, and ends what is left of them after the test."""
     servers: list[RunningServer] = []
 
     def start(*options: str, echo: bool = True, wait_ready: bool = True) -> RunningServer:
         root = tmp_path / str(len(servers))
         root.mkdir()
-        servers.append(RunningServer(root, *options, echo=echo, wait_ready=wait_ready))
+        servers.append(RunningServer(root, home, *options, echo=echo, wait_ready=wait_ready))
         return servers[-1]
 
     yield start
@@ -30,9 +36,9 @@ def start(tmp_path: Path) -> Iterator[Starter]:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+def server(tmp_path_factory: pytest.TempPathFactory, home: Path) -> Iterator[RunningServer]:
     """A server that several tests share. In the end it must drain, leave nothing behind, and have a whole trace."""
-    running = RunningServer(tmp_path_factory.mktemp("server"), "--seed", "2", "--num-tokenizer", "2")
+    running = RunningServer(tmp_path_factory.mktemp("server"), home, "--seed", "2", "--num-tokenizer", "2")
     try:
         assert running.url, running.log
         yield running

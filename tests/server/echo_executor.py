@@ -33,10 +33,10 @@ class EchoTicket:
 
 
 class EchoExecutor:
-    def __init__(self, num_pages: int, page_size: int, step_s: float) -> None:
+    def __init__(self, num_pages: int, page_size: int, step_s: float, context_len: int) -> None:
         self.info = ExecutorInfo(
             model="echo", device="fake", dtype="none", num_pages=num_pages, page_size=page_size,
-            max_model_len=min(CONTEXT_LEN, num_pages * page_size), vocab_size=260, eos_ids=(EOS, IM_END),
+            max_model_len=min(context_len, num_pages * page_size), vocab_size=260, eos_ids=(EOS, IM_END),
         )  # fmt: skip
         self._step_s = step_s
         self._prompts: dict[int, Int32Array] = {}
@@ -72,4 +72,5 @@ def create_echo_executor(folder: Path, name: str, engine: EngineConfig, schedule
         raise OutOfMemoryError("one page is too little")
     if engine.num_pages == 2:
         raise SystemExit(9)
-    return EchoExecutor(engine.num_pages or 4096, engine.page_size, engine.seed / 1000)
+    context_len = engine.max_model_len or CONTEXT_LEN
+    return EchoExecutor(engine.num_pages or 4096, engine.page_size, engine.seed / 1000, context_len)

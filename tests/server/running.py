@@ -23,21 +23,26 @@ MODEL = "tiny-random"
 class RunningServer:
     """A started server.
 
+    Args:
+        root: folder for its recordings.
+        home: the models' cache, shared by all servers of a test run.
+        options: more options for its command line.
+        echo: with the echo executor in the engine's place.
+        wait_ready: return only when it is ready, or has failed.
+
     Attributes:
-        root: folder of its own: traces, model cache, sockets.
         url: where it listens.
         ready_line: the line that it printed when it was ready.
     """
 
-    def __init__(self, root: Path, *options: str, echo: bool = True, wait_ready: bool = True) -> None:
-        self.root = root
+    def __init__(self, root: Path, home: Path, *options: str, echo: bool = True, wait_ready: bool = True) -> None:
         self.trace_root = root / "traces"
         self._temp = tempfile.TemporaryDirectory(prefix="lt-")  # sockets need a short path
         program = ["-m", "tests.server.serve_echo"] if echo else ["-m", "learnsgl.cli", "serve"]
         self.process = subprocess.Popen(
             [sys.executable, *program, "--port", "0", "--model", MODEL, "--trace", str(self.trace_root), *options],
             cwd=REPOSITORY,
-            env=os.environ | {"TMPDIR": self._temp.name, "OMP_NUM_THREADS": "1"},
+            env=os.environ | {"TMPDIR": self._temp.name, "LEARNSGL_HOME": str(home)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -59,6 +64,10 @@ class RunningServer:
     def trace_folder(self) -> Path:
         (folder,) = self.trace_root.iterdir()
         return folder
+
+    def socket_addresses(self) -> list[str]:
+        """The addresses of its ZMQ channels."""
+        return [f"ipc://{path}" for path in sorted(Path(self._temp.name).glob("*/*.ipc"))]
 
     def openai(self) -> openai.OpenAI:
         return openai.OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=30)

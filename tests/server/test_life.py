@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import threading
 import time
+from pathlib import Path
 
 import httpx
 import pytest
+import zmq
 
-from learnsgl.errors import StartupError, UsageError, WorkerLostError
+from learnsgl.config import Config
+from learnsgl.errors import FolderError, ModelNotFoundError, OptionError, PortInUseError, StartupError, WorkerLostError
+from learnsgl.server.launch import launch_server
+from learnsgl.server.port import bind_port, url_of
 from learnsgl.trace import events
+from learnsgl.trace.manifest import read_manifest
 from learnsgl.trace.reader import Trace
 from learnsgl.trace.verify import verify
 from tests.server.conftest import Starter, check_trace
@@ -168,6 +175,42 @@ def test_one_process_can_do_both_text_jobs(start: Starter) -> None:
     check_trace(server)
 
 
+def test_a_reader_that_does_not_read_holds_nobody_up(start: Starter) -> None:
+    server = start("--max-model-len", "4096", "--num-pages", "8192", "--trace-level", "tokens")
+    body = json.dumps({"text": "ABC", "stream": True, "sampling_params": {"max_new_tokens": 4000}})
+    with socket.socket() as lazy:
+        lazy.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        lazy.settimeout(30)
+        lazy.connect(("127.0.0.1", httpx.URL(server.url).port))
+        lazy.sendall(f"POST /generate HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode())
+        assert lazy.recv(12) == b"HTTP/1.1 200"
+        answer = httpx.post(f"{server.url}/generate", json={"text": "AB", "sampling_params": {"max_new_tokens": 2000}})
+        assert answer.json()["text"] == echo("AB", 2000)
+        while httpx.get(f"{server.url}/health").json()["num_running"]:
+            time.sleep(0.05)
+    server.signal(signal.SIGTERM)
+    assert server.wait() == 0, server.log
+    trace = check_trace(server)
+    assert any(isinstance(entry.event, events.HttpDisconnected) for entry in trace.events("api"))
+    assert {ending.reason for ending in endings(trace).values()} == {"length"}
+
+
+def test_noise_on_every_channel_harms_nothing(start: Starter) -> None:
+    server = start()
+    with zmq.Context() as context:
+        for address in server.socket_addresses():
+            noise = context.socket(zmq.PUSH)
+            noise.connect(address)
+            for frames in ([b"noise"], [b"", b""], [b"\x94\xa1a\xa3api\x01\x01", b"\x91\x80"], [b"a", b"b", b"c"]):
+                noise.send_multipart(frames)
+            noise.close(linger=5000)
+    assert httpx.post(f"{server.url}/generate", json={"text": "AB"}).json()["text"] == echo("AB", 128)
+    server.signal(signal.SIGTERM)
+    assert server.wait() == 0, server.log
+    rejected = [entry for entry in check_trace(server).events() if isinstance(entry.event, events.MsgRejected)]
+    assert len(rejected) == 4 * 4
+
+
 def test_workers_leave_signals_to_the_parent(start: Starter) -> None:
     server = start()
     for worker in server.workers().values():
@@ -183,9 +226,6 @@ def test_workers_leave_signals_to_the_parent(start: Starter) -> None:
     [
         (["--num-pages", "1"], StartupError.exit_code, ["error: one page is too little"]),
         (["--num-pages", "2"], StartupError.exit_code, ["scheduler-0 ended with exit code 9 while it started"]),
-        (["--model", "no-such-model"], StartupError.exit_code, ["no-such-model", "tiny-random"]),
-        (["--trace", "/proc/none"], UsageError.exit_code, ["--trace /proc/none"]),
-        (["--host", "192.0.2.1"], UsageError.exit_code, ["--host is '192.0.2.1'", "isn't an address of this machine"]),
         (["--start-timeout-s", "0.01"], StartupError.exit_code, ["within 0.01 s", "--start-timeout-s"]),
     ],
 )
@@ -196,17 +236,48 @@ def test_a_start_that_fails(start: Starter, options: list[str], code: int, words
     assert all(word in server.log for word in words), server.log
     assert "Traceback" not in server.log
     assert server.left_behind() == []
+    if server.trace_root.exists():
+        assert read_manifest(server.trace_folder)["exit_code"] == code
+        verify(Trace.open(server.trace_folder))
 
 
-def test_a_taken_port_is_named_with_its_holder(start: Starter) -> None:
+@pytest.mark.parametrize(
+    ("options", "kind", "words"),
+    [
+        ({"model": "no-such-model"}, ModelNotFoundError, "no-such-model"),
+        ({"trace": Path("/proc/none")}, FolderError, "--trace /proc/none"),
+        ({"host": "192.0.2.1"}, OptionError, "isn't an address of this machine"),
+        ({"host": "no.such.host.invalid"}, OptionError, "can't be resolved"),
+        ({"page_size": 0}, OptionError, "--page-size is 0"),
+    ],
+)
+def test_what_can_be_known_is_found_before_anything_starts(
+    options: dict[str, object], kind: type[Exception], words: str
+) -> None:
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    with pytest.raises(kind, match=words):
+        launch_server(Config().with_values({"port": 0}).with_values(options), executor_factory="no:executor")
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_a_taken_port_is_named_with_its_holder() -> None:
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", 0))
         holder.listen()
         port = holder.getsockname()[1]
-        server = start("--port", str(port))
-        assert server.wait() == StartupError.exit_code
-    assert f"port {port} of 127.0.0.1 is taken by process" in server.log
-    assert "--port" in server.log
+        with pytest.raises(
+            PortInUseError, match=rf"port {port} of 127.0.0.1 is taken by process {os.getpid()} .*--port"
+        ):
+            bind_port("127.0.0.1", port)
+    with bind_port("127.0.0.1", port) as again:
+        assert url_of(again) == f"http://127.0.0.1:{port}"
+
+
+def test_the_url_names_an_address_that_clients_can_use() -> None:
+    with bind_port("0.0.0.0", 0) as everywhere:
+        assert url_of(everywhere).startswith("http://127.0.0.1:")
+    with bind_port("::1", 0) as six:
+        assert url_of(six).startswith("http://[::1]:")
 
 
 def test_a_signal_while_it_starts(start: Starter) -> None:

@@ -43,6 +43,7 @@ any_event = st.one_of(
     ),
 )
 batches = st.lists(st.lists(any_event, min_size=1, max_size=5), min_size=1, max_size=5)
+places = st.integers(0, 2**32)  # modulo the size of a file, which differs a little from run to run
 
 
 class BytesSource:
@@ -82,7 +83,11 @@ def read(data: bytes) -> list[Event]:
     return [entry.event for entry in entries]
 
 
-in_folder = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+in_folder = settings(
+    max_examples=30,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],  # a busy machine is no fault
+)
 
 
 @in_folder
@@ -92,12 +97,12 @@ def test_what_is_written_is_read(tmp_path: Path, groups: list[list[Event]]) -> N
 
 
 @in_folder
-@given(batches, st.data())
+@given(batches, places)
 def test_a_file_cut_anywhere_holds_the_whole_frames_before_the_cut(
-    tmp_path: Path, groups: list[list[Event]], data: st.DataObject
+    tmp_path: Path, groups: list[list[Event]], place: int
 ) -> None:
     whole = file_of(tmp_path, groups)
-    cut = data.draw(st.integers(0, len(whole) - 1))
+    cut = place % len(whole)
     trace = Trace(BytesSource(whole[:cut]))
     kept = [frame.header.num_events for frame in trace.process("p").frames]
     assert kept == [len(group) for group in groups][: len(kept)]
@@ -113,11 +118,11 @@ def header_frame_bytes(data: bytes) -> int:
 
 
 @in_folder
-@given(batches, st.data())
-def test_any_changed_byte_is_noticed(tmp_path: Path, groups: list[list[Event]], data: st.DataObject) -> None:
+@given(batches, places, st.integers(1, 255))
+def test_any_changed_byte_is_noticed(tmp_path: Path, groups: list[list[Event]], place: int, mask: int) -> None:
     whole = file_of(tmp_path, groups)
-    place = data.draw(st.integers(0, len(whole) - 1))
-    flipped = whole[place] ^ data.draw(st.integers(1, 255))
+    place %= len(whole)
+    flipped = whole[place] ^ mask
     with pytest.raises(TraceFormatError, match="byte"):
         read(whole[:place] + bytes([flipped]) + whole[place + 1 :])
 

@@ -28,12 +28,12 @@ class HttpTrace:
 
     def received(self, uid: int, route: str, stream: bool, body_bytes: int) -> None:
         """A request was checked and got its id."""
-        if self._recorder.full:
+        if self._recorder.steps:
             self._recorder.emit(events.HttpReceived(self._recorder.now(), uid, route, stream, body_bytes))
 
     def refused(self, route: str, status: int, code: str) -> None:
         """A request was answered with an error before it got an id."""
-        if self._recorder.full:
+        if self._recorder.steps:
             self._recorder.emit(events.HttpRefused(self._recorder.now(), route, status, code))
 
     def streamed(self, uid: int, chunk_bytes: int) -> None:
@@ -46,13 +46,13 @@ class HttpTrace:
     def answered(self, uid: int, status: int, body_bytes: int) -> None:
         """The last byte of an answer was handed to the socket."""
         self.flush()
-        if self._recorder.full:
+        if self._recorder.steps:
             self._recorder.emit(events.HttpAnswered(self._recorder.now(), uid, status, body_bytes))
 
     def disconnected(self, uid: int) -> None:
         """The client went away before its answer was complete."""
         self.flush()
-        if self._recorder.full:
+        if self._recorder.steps:
             self._recorder.emit(events.HttpDisconnected(self._recorder.now(), uid))
 
     def ended(self, ending: Ending, reason: FinishReason, status: int, code: str | None) -> None:

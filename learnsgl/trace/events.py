@@ -126,6 +126,7 @@ class ProcessEnded(Event, tag="process.ended"):
 class HttpReceived(Event, tag="http.received"):
     """An HTTP request was read, checked and given an id."""
 
+    LEVEL: ClassVar[TraceLevel] = TraceLevel.STEPS
     uid: Uid
     route: str
     stream: Annotated[bool, about("whether the client asked for a stream")]
@@ -135,6 +136,7 @@ class HttpReceived(Event, tag="http.received"):
 class HttpRefused(Event, tag="http.refused"):
     """An HTTP request was answered with an error before it got an id."""
 
+    LEVEL: ClassVar[TraceLevel] = TraceLevel.STEPS
     route: str
     status: int
     code: str
@@ -152,12 +154,14 @@ class HttpStreamed(Event, tag="http.streamed"):
 class HttpDisconnected(Event, tag="http.disconnected"):
     """The client went away before its answer was complete."""
 
+    LEVEL: ClassVar[TraceLevel] = TraceLevel.STEPS
     uid: Uid
 
 
 class HttpAnswered(Event, tag="http.answered"):
     """The last byte of an answer was handed to the socket."""
 
+    LEVEL: ClassVar[TraceLevel] = TraceLevel.STEPS
     uid: Uid
     status: int
     body_bytes: Annotated[int, about("length of the whole answer", "bytes")]

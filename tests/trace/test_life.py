@@ -65,7 +65,7 @@ def test_without_a_stream_the_answer_is_the_first_thing_that_comes(tmp_path: Pat
 def test_at_level_steps_the_scheduler_s_stages_are_there(tmp_path: Path) -> None:
     (life,) = lives(tmp_path, tell(), TraceLevel.STEPS)
     assert [stage.name if stage else None for stage in life.stages] == [
-        None, None, "queued", "prefilled", "decoded", None, None, None,
+        None, None, "queued", "prefilled", "decoded", None, None, "ended",
     ]  # fmt: skip
     assert life.ttft_s is None
     assert life.reason == "length"

@@ -73,7 +73,7 @@ class RequestCheck(Check):
             raise violation(entry, f"{_name(key)} ended before, at event {before}; a request ends exactly once")
         if event.reason not in set(FinishReason):
             raise violation(entry, f"{_name(key)} ended by {event.reason!r}; allowed: {', '.join(FinishReason)}")
-        if self._scope.full and event.uid not in self._received and not self._scope.has_holes(entry.process):
+        if event.uid not in self._received and not self._scope.has_holes(entry.process):
             raise violation(entry, f"{_name(key)} ended, but was never received")
         self._endings[key] = _Ending(place_of(entry), event)
 

@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import zmq
 import zmq.asyncio
@@ -38,6 +38,14 @@ MAX_TAKEN = 256
 """ZMQ messages taken in one go, so that a flood can't keep a worker from its other work."""
 
 _log = logging.getLogger(__name__)
+
+
+class Sender(Protocol):
+    """Where a worker's messages go: a ZMQ channel, or a list in memory where one process does every job."""
+
+    def send(self, messages: Sequence[Message]) -> None:
+        """Hand a list of messages over and return at once."""
+        ...
 
 
 def _tune(socket: zmq.Socket[Any]) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from learnsgl.core import FinishReason, ReqKey
-from learnsgl.message.channel import SendChannel
+from learnsgl.message.channel import Sender
 from learnsgl.message.types import AbortMsg, Accepted, Delta, DetokenizeMsg, Ending, Message, UserReply
 from learnsgl.tokenizer.detokenize import IncrementalDetokenizer
 from learnsgl.tokenizer.tokenize import Tokenizer
@@ -42,9 +42,7 @@ class DetokenizerWorker:
         to_scheduler: takes the news of a stop string.
     """
 
-    def __init__(
-        self, tokenizer: Tokenizer, recorder: Recorder, to_api: SendChannel, to_scheduler: SendChannel
-    ) -> None:
+    def __init__(self, tokenizer: Tokenizer, recorder: Recorder, to_api: Sender, to_scheduler: Sender) -> None:
         self._tokenizer = tokenizer
         self._recorder = recorder
         self._to_api = to_api

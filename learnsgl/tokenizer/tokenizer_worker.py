@@ -11,7 +11,7 @@ import numpy as np
 
 from learnsgl.core import FinishReason, Int32Array
 from learnsgl.errors import RequestError
-from learnsgl.message.channel import SendChannel
+from learnsgl.message.channel import Sender
 from learnsgl.message.types import AbortMsg, Delta, Ending, ErrorInfo, Message, TokenizeMsg, UserMsg, UserReply
 from learnsgl.tokenizer.tokenize import Tokenizer
 from learnsgl.trace import events
@@ -30,9 +30,7 @@ class TokenizerWorker:
         to_api: takes the errors of requests that can't be tokenized.
     """
 
-    def __init__(
-        self, tokenizer: Tokenizer, recorder: Recorder, to_scheduler: SendChannel, to_api: SendChannel
-    ) -> None:
+    def __init__(self, tokenizer: Tokenizer, recorder: Recorder, to_scheduler: Sender, to_api: Sender) -> None:
         self._tokenizer = tokenizer
         self._recorder = recorder
         self._to_scheduler = to_scheduler

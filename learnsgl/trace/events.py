@@ -50,8 +50,8 @@ class ProcessStarted(Event, tag="process.started"):
     """A process runs, and records from here on. The first event of every process."""
 
     LEVEL: ClassVar[TraceLevel] = TraceLevel.STEPS
-    name: Annotated[str, about("unique name: api, tokenizer-0, scheduler-0, detokenizer")]
-    role: Annotated[str, about("api, tokenizer, scheduler or detokenizer")]
+    name: Annotated[str, about("unique name: api, tokenizer-0, scheduler-0, detokenizer, or llm")]
+    role: Annotated[str, about("api, tokenizer, scheduler, detokenizer, or llm: one process with all these jobs")]
     pid: int
     parent_pid: int
 
@@ -128,7 +128,7 @@ class HttpReceived(Event, tag="http.received"):
 
     LEVEL: ClassVar[TraceLevel] = TraceLevel.STEPS
     uid: Uid
-    route: str
+    route: Annotated[str, about("path of the route; `LLM.generate` or `LLM.stream` in the offline API, without HTTP")]
     stream: Annotated[bool, about("whether the client asked for a stream")]
     body_bytes: Annotated[int, about("length of the request's body", "bytes")]
 

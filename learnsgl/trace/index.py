@@ -15,6 +15,9 @@ from learnsgl.trace.frames import HEADER, FrameHeader, FrameKind, decode_payload
 from learnsgl.trace.manifest import FORMAT
 from learnsgl.trace.source import SegmentFile, Source
 
+ALL_ROLES = "llm"
+"""Role of a process that does every job by itself: the offline API, `learnsgl.llm.LLM`."""
+
 
 @dataclass(frozen=True, slots=True)
 class Frame:
@@ -104,6 +107,10 @@ class ProcessIndex:
     def fact(self, key: str) -> Any:
         """An entry of the files' headers, such as `role`, `pid` or `level`; `None` where no header is readable."""
         return next((segment.header[key] for segment in self.segments if key in segment.header), None)
+
+    def does(self, role: str) -> bool:
+        """Whether the process did the job of a role; in the offline API one process does them all."""
+        return self.fact("role") in (role, ALL_ROLES)
 
 
 def index_processes(source: Source) -> dict[str, ProcessIndex]:

@@ -143,7 +143,7 @@ def requests(trace: Trace) -> list[RequestLife]:
 
 class _LifeReader:
     def __init__(self, trace: Trace) -> None:
-        schedulers = [name for name in trace.processes if trace.process(name).fact("role") == "scheduler"]
+        schedulers = [name for name in trace.processes if trace.process(name).does("scheduler")]
         self._scheduler = schedulers[0] if schedulers else None  # with several ranks, the first speaks for all
         self._lives: dict[ReqKey, RequestLife] = {}
         self._arrivals: dict[int, RequestLife] = {}

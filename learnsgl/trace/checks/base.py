@@ -121,8 +121,8 @@ class Scope:
         return min((frame.header.first_ns for frame in self.trace.process(process).frames[:1]), default=0)
 
     def named(self, role: str) -> list[str]:
-        """Processes of a role."""
-        return [name for name in self.trace.processes if self.trace.process(name).fact("role") == role]
+        """Processes that do a role's job."""
+        return [name for name in self.trace.processes if self.trace.process(name).does(role)]
 
     def _begin(self, entry: Entry, event: events.TraceBegin) -> None:
         if event.late:

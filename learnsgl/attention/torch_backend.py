@@ -100,12 +100,13 @@ class TorchAttention:
     def forward(self, layer: int, query: torch.Tensor, key_value: torch.Tensor) -> torch.Tensor:
         """See `AttentionBackend.forward`."""
         kept = self._pool.layers[layer]
-        kept.index_copy_(0, self._new_slots, key_value)
+        new = key_value.view(-1, 2, self._num_kv_heads, key_value.shape[-1]).permute(1, 2, 0, 3)  # [2, KV, T, D]
+        kept.index_copy_(2, self._new_slots, new)
         if len(self._decode_groups) == 1 and self._decode_groups[0].tokens is None:
             return self._decode(self._decode_groups[0], query, kept)
         out = query.new_empty(query.shape[0], query.shape[1] * query.shape[2])
         for run in self._prefill_runs:
-            out[run.tokens] = self._prefill(run, query[run.tokens], key_value, kept)
+            out[run.tokens] = self._prefill(run, query[run.tokens], new, kept)
         for group in self._decode_groups:
             assert group.tokens is not None
             out.index_copy_(0, group.tokens, self._decode(group, query.index_select(0, group.tokens), kept))
@@ -158,29 +159,27 @@ class TorchAttention:
         no key or value is repeated.
         """
         num_rows, _, head_dim = query.shape
-        context = _read(kept, group.slots).view(num_rows, -1, 2, self._num_kv_heads, head_dim)
-        keys, values = context.permute(2, 0, 3, 1, 4).unbind(0)  # [B, KV, L, D] each
+        context = _read(kept, group.slots).view(2, self._num_kv_heads, num_rows, -1, head_dim)
+        keys, values = context.transpose(1, 2).unbind(0)  # [B, KV, L, D] each
         grouped = query.reshape(num_rows, self._num_kv_heads, self._group_size, head_dim)
         return F.scaled_dot_product_attention(grouped, keys, values, attn_mask=group.mask).reshape(num_rows, -1)
 
-    def _prefill(
-        self, run: PrefillRun, query: torch.Tensor, key_value: torch.Tensor, kept: torch.Tensor
-    ) -> torch.Tensor:
+    def _prefill(self, run: PrefillRun, query: torch.Tensor, new: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
         """One run of several tokens: [T, H, D] to [T, H * D]."""
         num_tokens, _, head_dim = query.shape
-        context = key_value[run.tokens] if run.slots is None else _read(kept, run.slots)  # [L, 2 KV, D]
+        context = new[:, :, run.tokens] if run.slots is None else _read(kept, run.slots)
         # KV heads stand where a batch would, and the query heads of each are its heads: keys are shared by stride
-        shape = (self._num_kv_heads, self._group_size, -1, head_dim)
-        keys, values = context.view(-1, 2, self._num_kv_heads, 1, head_dim).permute(1, 2, 3, 0, 4).unbind(0)
+        keys, values = context.unsqueeze(2).expand(-1, -1, self._group_size, -1, -1).unbind(0)  # [KV, G, L, D] each
         grouped = query.reshape(num_tokens, self._num_kv_heads, self._group_size, head_dim).permute(1, 2, 0, 3)
         attended = F.scaled_dot_product_attention(
-            grouped, keys.expand(shape), values.expand(shape), attn_mask=run.mask, is_causal=run.mask is None
+            grouped, keys, values, attn_mask=run.mask, is_causal=run.mask is None
         )  # [KV, G, T, D]
         return attended.permute(2, 0, 1, 3).reshape(num_tokens, -1)
 
 
 def _read(kept: torch.Tensor, slots: Slots) -> torch.Tensor:
-    return kept[slots] if isinstance(slots, slice) else kept.index_select(0, slots)
+    """Keys and values at some slots: [2, KV, number of slots, D]."""
+    return kept[:, :, slots] if isinstance(slots, slice) else kept.index_select(2, slots)
 
 
 def group_by_length(context_lens: np.ndarray) -> list[np.ndarray]:

@@ -13,11 +13,12 @@ from learnsgl.models.config import ModelConfig
 class KVPool:
     """Keys and values, layer by layer.
 
-    Token j of page p has slot `p * page_size + j`. A slot holds the key heads and then the value heads of one token,
-    so that storing a token is one copy and gathering a context is one read.
+    Token j of page p has slot `p * page_size + j`. The slots of one head lie behind each other, so that attending to
+    a context whose pages follow each other reads memory in one go.
 
     Attributes:
-        layers: for each layer [num_pages * page_size, 2 * KV, D]. Not cleared: a slot is written before it is read.
+        layers: for each layer [2, KV, num_pages * page_size, D], keys and then values. Not cleared: a slot is written
+            before it is read.
     """
 
     def __init__(
@@ -26,7 +27,7 @@ class KVPool:
         self.num_pages = num_pages
         self.page_size = page_size
         self.num_kv_heads = config.num_kv_heads
-        shape = (num_pages * page_size, 2 * config.num_kv_heads, config.head_dim)
+        shape = (2, config.num_kv_heads, num_pages * page_size, config.head_dim)
         self.layers = [torch.empty(shape, dtype=dtype, device=device) for _ in range(config.num_layers)]
 
     @staticmethod

@@ -30,10 +30,10 @@ class Linear:
         self.weight = weight
         self.bias = bias
         self._cpu_float32 = weight.device.type == "cpu" and weight.dtype == torch.float32
-        num_pieces = torch.get_num_threads()
         self._pieces: torch.Tensor | None = None
-        if self._cpu_float32 and weight.shape[0] % num_pieces == 0:
-            self._pieces = weight.view(num_pieces, -1, weight.shape[1])
+        # without MKL, the pieces of a batched product would run one after the other
+        if self._cpu_float32 and torch.backends.mkl.is_available():  # type: ignore[no-untyped-call]
+            self._pieces = weight.view(num_pieces(weight.shape[0], torch.get_num_threads()), -1, weight.shape[1])
 
     @classmethod
     def empty(
@@ -60,6 +60,17 @@ class Linear:
         else:
             return F.linear(x, self.weight, self.bias)
         return y if self.bias is None else y.add_(self.bias)
+
+
+def num_pieces(out_features: int, num_threads: int) -> int:
+    """In how many equal pieces to cut a weight, so that as many threads finish at nearly the same time."""
+    divisors = [n for n in range(1, min(out_features, 8 * num_threads) + 1) if out_features % n == 0]
+
+    def rounds(n: int) -> float:
+        """How long the busiest thread works, where 1 / num_threads is ideal."""
+        return -(-n // num_threads) / n
+
+    return min(divisors, key=lambda n: (rounds(n), n))
 
 
 class RMSNorm:

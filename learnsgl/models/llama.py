@@ -109,7 +109,9 @@ class _DecoderLayer:
         self, hidden: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, attention: AttentionBackend
     ) -> torch.Tensor:
         """[T, hidden] to [T, hidden]."""
-        qkv = self.qkv_proj(self.input_norm(hidden)).view(len(hidden), -1, self.head_dim)  # [T, H + 2 KV, D]
+        # attention is fast only for heads that lie densely in memory, which the product of a few tokens doesn't
+        qkv = self.qkv_proj(self.input_norm(hidden)).contiguous()
+        qkv = qkv.view(len(hidden), -1, self.head_dim)  # [T, H + 2 KV, D]
         rotate_(qkv[:, : self.num_heads + self.num_kv_heads], cos, sin)
         attended = attention.forward(self.number, qkv[:, : self.num_heads], qkv[:, self.num_heads :])
         hidden = hidden + self.o_proj(attended)

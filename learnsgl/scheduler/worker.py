@@ -6,36 +6,29 @@ put a fake in its place.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
-from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
 
 from learnsgl.config import EngineConfig, SchedulerConfig
-from learnsgl.errors import EngineError, StartupError
+from learnsgl.errors import EngineError
 from learnsgl.message.codec import DETOKENIZER_CHANNEL, SCHEDULER_CHANNEL
 from learnsgl.message.types import AbortMsg, ErrorInfo, UserMsg
 from learnsgl.scheduler.executor import Executor, ExecutorInfo
 from learnsgl.scheduler.io import SchedulerIO
 from learnsgl.scheduler.scheduler import Scheduler
-from learnsgl.server.worker import Worker, WorkerSetup, record_phase, run_worker
+from learnsgl.server.worker import Worker, load_named, record_phase
 from learnsgl.trace import events
 from learnsgl.trace.recorder import Recorder
 
 ExecutorFactory = Callable[[Path, str, EngineConfig, SchedulerConfig], Executor]
 
 
-def run_scheduler(setup: WorkerSetup, control: Connection, acks: Any) -> None:
-    """Entry of the scheduler's process; see `server.worker.run_worker` for the arguments."""
-    run_worker(setup, control, acks, _serve)
-
-
-def _serve(worker: Worker) -> None:
+def run_scheduler(worker: Worker) -> None:
+    """The scheduler's process, from making the executor to the parent's word to stop."""
     setup, recorder = worker.setup, worker.recorder
     start_ns = recorder.now()
-    factory = load_factory(setup.executor_factory)
-    record_phase(recorder, "imports", start_ns)
+    factory: ExecutorFactory = load_named(setup.executor_factory)
+    record_phase(recorder, "import_engine", start_ns)
     executor = factory(setup.model_folder, setup.model_name, setup.config.engine, setup.config.scheduler)
     try:
         _record_engine(recorder, executor.info, setup.config.scheduler)
@@ -71,20 +64,6 @@ def _turn(scheduler: Scheduler, io: SchedulerIO, messages: list[UserMsg | AbortM
     reply = scheduler.step()
     if reply is not None:
         io.send(reply)
-
-
-def load_factory(name: str) -> ExecutorFactory:
-    """The function that `module:function` names.
-
-    Raises:
-        StartupError: there is no such module or function.
-    """
-    module_name, _, function = name.partition(":")
-    try:
-        factory = getattr(importlib.import_module(module_name), function)
-    except (ImportError, AttributeError) as error:
-        raise StartupError(f"the executor {name} can't be loaded: {error}") from error
-    return factory  # type: ignore[no-any-return]  # a dotted name can't carry a type
 
 
 def _record_engine(recorder: Recorder, info: ExecutorInfo, config: SchedulerConfig) -> None:

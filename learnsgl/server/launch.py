@@ -9,14 +9,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-import signal
 import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import zmq
@@ -28,15 +26,14 @@ from learnsgl.message.channel import AsyncRecvChannel, SendChannel
 from learnsgl.message.codec import API_CHANNEL, tokenizer_channel
 from learnsgl.message.sockets import make_socket_folder, remove_socket_folder
 from learnsgl.scheduler.executor import ExecutorInfo
-from learnsgl.scheduler.worker import run_scheduler
+from learnsgl.server import signals
 from learnsgl.server.api_server import ModelCard, make_app
 from learnsgl.server.http_trace import HttpTrace
 from learnsgl.server.port import bind_port, url_of
 from learnsgl.server.processes import Processes
 from learnsgl.server.requests import RequestHub
 from learnsgl.server.serving import Serving
-from learnsgl.server.worker import WorkerMain, WorkerSetup, configure_logging, record_phase
-from learnsgl.tokenizer.worker import run_detokenizer, run_text_worker, run_tokenizer
+from learnsgl.server.worker import WorkerSetup, configure_logging, record_phase
 from learnsgl.trace.manifest import create_run, run_id_of, update_manifest
 from learnsgl.trace.recorder import Recorder, open_recorder
 
@@ -44,8 +41,6 @@ ENGINE_FACTORY = "learnsgl.engine.engine:create_engine"
 """Makes the executor of a real server, in the scheduler's process; by name, so that nothing here imports torch."""
 
 API_NAME = "api"
-
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @dataclass(frozen=True)
@@ -67,7 +62,8 @@ class ServerInfo:
     def __str__(self) -> str:
         """The one line for people."""
         ex = self.executor
-        pages = f"{ex.num_pages:,} pages of {ex.page_size} ({ex.num_pages * ex.page_size:,} tokens)"
+        size = "" if ex.page_size == 1 else f" of {ex.page_size}"
+        pages = f"{ex.num_pages:,} pages{size} ({ex.num_pages * ex.page_size:,} tokens)"
         trace = f"trace in {self.trace_folder}" if self.trace_folder else "no trace (--trace DIR)"
         return f"learnsgl ready: {self.url}/v1 · {self.model} · {ex.device}, {ex.dtype} · {pages} · {trace}"
 
@@ -93,11 +89,11 @@ def launch_server(
     """
     config.check()
     configure_logging(config.server.log_level, API_NAME)
-    with _signals_handled(), contextlib.ExitStack() as cleanup:
+    with signals.raised_as_exceptions(), contextlib.ExitStack() as cleanup:
         try:
             _launch(config, executor_factory, on_ready, cleanup)
         finally:
-            _ignore_signals()  # the clean-up is short, and isn't to be interrupted
+            signals.ignore()  # the clean-up is short, and isn't to be interrupted
 
 
 def _launch(
@@ -114,21 +110,21 @@ def _launch(
     processes = Processes(recorder)
     cleanup.callback(processes.close)
     setup = WorkerSetup(
-        name="", role="", config=config, socket_folder=socket_folder, trace_folder=trace_folder,
+        name="", role="", entry="", config=config, socket_folder=socket_folder, trace_folder=trace_folder,
         model_folder=model.folder, model_name=model.name, executor_factory=executor_factory,
         run_key=secrets.token_bytes(16),
     )  # fmt: skip
     start_ns = recorder.now()
-    for main, worker_setup in worker_setups(setup):
+    for worker_setup in worker_setups(setup):
         tell(f"starting {worker_setup.name}")
-        processes.start(main, worker_setup)
+        processes.start(worker_setup)
     executor = processes.wait_ready(
         config.server.start_timeout_s, lambda name, missing: tell(f"{name} is ready, {missing} to go")
     )
     record_phase(recorder, "start_workers", start_ns)
     info = ServerInfo(url_of(bound), model.name, executor, trace_folder)
     if trace_folder is not None:
-        update_manifest(trace_folder, engine=asdict(executor), url=info.url)
+        update_manifest(trace_folder, model=_about_model(model), engine=asdict(executor), url=info.url)
     asyncio.run(_serve(setup, bound, processes, recorder, info, on_ready))
 
 
@@ -155,26 +151,28 @@ async def _serve(
         serving = Serving(setup.config.server, app, bound, hub, replies, processes, recorder)
         await serving.run(lambda: on_ready(info))
     finally:
-        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # until `_ignore_signals`: the loop's handlers go now
+        signals.block_until_ignored()  # the loop's handlers go now
         replies.close()
         for channel in tokenizers:
             channel.close()
         context.term()
 
 
-def worker_setups(base: WorkerSetup) -> list[tuple[WorkerMain, WorkerSetup]]:
-    """Entry and set-up of each worker, the one that takes longest first."""
+def worker_setups(base: WorkerSetup) -> list[WorkerSetup]:
+    """What each worker is told, the one that takes longest to start first."""
+
+    def one(name: str, role: str, entry: str, index: int = 0) -> WorkerSetup:
+        return replace(base, name=name, role=role, entry=entry, index=index)
+
     num_tokenizer = base.config.server.num_tokenizer
-    workers: list[tuple[WorkerMain, WorkerSetup]] = [
-        (run_scheduler, replace(base, name="scheduler-0", role="scheduler"))
-    ]
+    scheduler = one("scheduler-0", "scheduler", "learnsgl.scheduler.worker:run_scheduler")
     if num_tokenizer == 0:
-        return [*workers, (run_text_worker, replace(base, name="tokenizer-detokenizer", role="detokenizer"))]
-    workers += [
-        (run_tokenizer, replace(base, name=f"tokenizer-{index}", role="tokenizer", index=index))
+        return [scheduler, one("tokenizer-detokenizer", "detokenizer", "learnsgl.tokenizer.worker:run_text_worker")]
+    tokenizers = [
+        one(f"tokenizer-{index}", "tokenizer", "learnsgl.tokenizer.worker:run_tokenizer", index)
         for index in range(num_tokenizer)
     ]
-    return [*workers, (run_detokenizer, replace(base, name="detokenizer", role="detokenizer"))]
+    return [scheduler, *tokenizers, one("detokenizer", "detokenizer", "learnsgl.tokenizer.worker:run_detokenizer")]
 
 
 def _create_run(config: Config) -> Path | None:
@@ -211,6 +209,17 @@ def _resolve_model(config: Config, recorder: Recorder, tell: Callable[[str], Non
     return model
 
 
+def _about_model(model: ModelFiles) -> dict[str, Any]:
+    """What the manifest tells of the model; not where it lies, since traces are given to others."""
+    return {
+        "name": model.name,
+        "source": model.source.value,
+        "architecture": model.architecture,
+        "context_len": model.context_len,
+        "eos_ids": list(model.eos_ids),
+    }
+
+
 class _Progress:
     """One line a phase of the start-up, for someone who watches."""
 
@@ -220,26 +229,3 @@ class _Progress:
     def __call__(self, phase: str) -> None:
         if sys.stderr.isatty():
             print(f"[{time.monotonic() - self._start:5.1f} s] {phase}", file=sys.stderr, flush=True)
-
-
-@contextlib.contextmanager
-def _signals_handled() -> Iterator[None]:
-    """Let SIGTERM end a start-up as Ctrl-C does, by an exception, so that everything is cleaned up."""
-
-    def end_start(number: int, frame: FrameType | None) -> None:
-        raise SystemExit(128 + number)
-
-    before = {number: signal.getsignal(number) for number in _SIGNALS}
-    signal.signal(signal.SIGTERM, end_start)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _ignore_signals() -> None:
-    for number in _SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)

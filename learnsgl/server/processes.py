@@ -11,7 +11,7 @@ import multiprocessing
 import queue
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
@@ -21,7 +21,8 @@ from learnsgl import errors
 from learnsgl.errors import LearnsglError, RequestError, StartupError
 from learnsgl.message.mailbox import STOP_WORD
 from learnsgl.scheduler.executor import ExecutorInfo
-from learnsgl.server.worker import Ack, WorkerMain, WorkerSetup
+from learnsgl.server import signals
+from learnsgl.server.worker import Ack, WorkerSetup, run_worker
 from learnsgl.trace import events
 from learnsgl.trace.recorder import Recorder
 
@@ -74,12 +75,12 @@ class Processes:
         self._context = multiprocessing.get_context("spawn")
         self._acks: Any = self._context.Queue()
 
-    def start(self, main: WorkerMain, setup: WorkerSetup) -> None:
-        """Start a child that runs `main(setup, control, acks)`."""
+    def start(self, setup: WorkerSetup) -> None:
+        """Start a child."""
         setup = replace(setup, spawned_ns=self._recorder.now())
         reader, writer = self._context.Pipe(duplex=False)
-        process = self._context.Process(target=main, args=(setup, reader, self._acks), name=setup.name)
-        with _signals_blocked():
+        process = self._context.Process(target=run_worker, args=(setup, reader, self._acks), name=setup.name)
+        with signals.blocked():
             process.start()
         reader.close()
         child = Child(setup.name, setup.role, process, writer)
@@ -175,14 +176,3 @@ def rebuild_error(process: str, kind: str, message: str) -> LearnsglError:
     if isinstance(known, type) and issubclass(known, LearnsglError) and not issubclass(known, RequestError):
         return known(message)
     return StartupError(f"{process} could not start: {kind}: {message}; its log is above")
-
-
-@contextlib.contextmanager
-def _signals_blocked() -> Iterator[None]:
-    """Hold signals back while a child starts: it inherits this, and unblocks them once it has chosen to ignore them."""
-    held: Sequence[signal.Signals] = (signal.SIGINT, signal.SIGTERM)
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, held)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)

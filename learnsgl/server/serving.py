@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import signal
 import socket
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
@@ -23,6 +22,7 @@ from learnsgl.message.channel import AsyncRecvChannel
 from learnsgl.message.types import ErrorInfo
 from learnsgl.server.processes import Child, Processes, how_it_ended
 from learnsgl.server.requests import SHUTTING_DOWN, RequestHub
+from learnsgl.server.signals import STOP_SIGNALS
 from learnsgl.trace import events
 from learnsgl.trace.recorder import Recorder
 
@@ -156,7 +156,7 @@ class Serving:
 
     def _watch(self) -> None:
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in STOP_SIGNALS:
             loop.add_signal_handler(number, self._on_signal)
         for child in self._processes.children:
             loop.add_reader(child.sentinel, self._on_child_end, child)

@@ -1,16 +1,16 @@
 """What every child process does around its own work: signals, log, trace, sockets, acknowledgement, and its end.
 
-`launch.py` starts `run_tokenizer`, `run_detokenizer` and `run_scheduler` in processes of their own; each of these
-hands its work to `run_worker` here.
+`launch.py` starts `run_worker` in a process of its own for `run_tokenizer`, `run_detokenizer` and `run_scheduler`.
+They come by name and are imported here, in the child: the parent never loads what only a child needs.
 """
 
 from __future__ import annotations
 
+import importlib
 import logging
 import multiprocessing
 import multiprocessing.connection
 import os
-import signal
 import sys
 import threading
 import time
@@ -23,11 +23,12 @@ from typing import Any
 import zmq
 
 from learnsgl.config import Config
-from learnsgl.errors import LearnsglError
+from learnsgl.errors import LearnsglError, StartupError
 from learnsgl.message.channel import RecvChannel, SendChannel
 from learnsgl.message.mailbox import Mailbox, ParentGone
 from learnsgl.message.sockets import remove_socket_folder
 from learnsgl.scheduler.executor import ExecutorInfo
+from learnsgl.server import signals
 from learnsgl.trace import events
 from learnsgl.trace.recorder import Recorder, open_recorder
 
@@ -41,6 +42,7 @@ class WorkerSetup:
     Attributes:
         name: unique name of the process, such as `tokenizer-0`.
         role: tokenizer, scheduler or detokenizer.
+        entry: `module:function` that does its work; it takes a `Worker`.
         config: every option.
         socket_folder: where the channels lie.
         trace_folder: folder of this run's recording, if there is one.
@@ -54,6 +56,7 @@ class WorkerSetup:
 
     name: str
     role: str
+    entry: str
     config: Config
     socket_folder: Path
     trace_folder: Path | None
@@ -80,10 +83,6 @@ class Ack:
     acked_ns: int
     info: ExecutorInfo | None = None
     error: tuple[str, str] | None = None
-
-
-WorkerMain = Callable[[WorkerSetup, Connection, Any], None]
-"""Entry of a child process: its set-up, the control pipe from the parent, and the start-up queue to it."""
 
 
 class Worker:
@@ -144,16 +143,17 @@ class Worker:
             self.recorder.flush()
 
 
-def run_worker(setup: WorkerSetup, control: Connection, acks: Any, work: Callable[[Worker], None]) -> None:
-    """Body of a child process. Returns when the work is done in order; otherwise ends the process non-zero.
+def run_worker(setup: WorkerSetup, control: Connection, acks: Any) -> None:
+    """Body of a child process. Returns when its work is done in order; otherwise ends the process non-zero.
+
+    Its entry opens channels, calls `Worker.ready`, and serves until the parent says stop.
 
     Args:
         setup: what this process is told.
         control: reading end of a pipe from the parent; closed means that the parent is gone.
         acks: the start-up queue.
-        work: opens its channels, calls `Worker.ready`, and serves until the parent says stop.
     """
-    _leave_signals_to_parent()
+    signals.ignore()  # only the parent decides when to drain
     configure_logging(setup.config.server.log_level, setup.name)
     threading.Thread(target=_end_with_parent, args=(setup.socket_folder,), name="parent-watch", daemon=True).start()
     start_ns = time.monotonic_ns()
@@ -161,6 +161,9 @@ def run_worker(setup: WorkerSetup, control: Connection, acks: Any, work: Callabl
     worker = Worker(setup, control, acks, recorder)
     record_phase(recorder, "start_process", setup.spawned_ns)
     try:
+        imports_ns = recorder.now()
+        work = load_named(setup.entry)
+        record_phase(recorder, "imports", imports_ns)
         work(worker)
     except ParentGone:
         _abandon(setup.socket_folder)
@@ -175,6 +178,20 @@ def run_worker(setup: WorkerSetup, control: Connection, acks: Any, work: Callabl
     worker.close(in_order=True)
 
 
+def load_named(name: str) -> Callable[..., Any]:
+    """The function that `module:function` names.
+
+    Raises:
+        StartupError: there is no such module or function.
+    """
+    module, _, function = name.partition(":")
+    try:
+        found: Callable[..., Any] = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise StartupError(f"{name} can't be loaded: {error}") from error
+    return found
+
+
 def record_phase(recorder: Recorder, phase: str, start_ns: int) -> None:
     """Record that a phase of the start-up has ended now."""
     if recorder.steps:
@@ -186,14 +203,6 @@ def configure_logging(level: str, process: str) -> None:
     line = f"%(asctime)s {process} %(levelname)s %(name)s: %(message)s"
     logging.basicConfig(level=logging.WARNING, format=line, stream=sys.stderr)
     logging.getLogger("learnsgl").setLevel(level.upper())
-
-
-def _leave_signals_to_parent() -> None:
-    # A terminal's Ctrl-C and a service manager's SIGTERM reach every process of the group; only the parent drains.
-    signals = {signal.SIGINT, signal.SIGTERM}
-    for number in signals:
-        signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)  # `launch.py` blocks them while it starts a child
 
 
 def _end_with_parent(socket_folder: Path) -> None:

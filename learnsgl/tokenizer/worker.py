@@ -6,13 +6,12 @@ does with a message is in `tokenizer_worker.py` and `detokenizer_worker.py`.
 
 from __future__ import annotations
 
-from multiprocessing.connection import Connection
 from typing import Any, Protocol
 
 from learnsgl.message.codec import API_CHANNEL, DETOKENIZER_CHANNEL, SCHEDULER_CHANNEL, tokenizer_channel
 from learnsgl.message.mailbox import Mailbox
 from learnsgl.message.types import AbortMsg, DetokenizeMsg, Message, TokenizeMsg
-from learnsgl.server.worker import Worker, WorkerSetup, record_phase, run_worker
+from learnsgl.server.worker import Worker, record_phase
 from learnsgl.tokenizer.detokenizer_worker import DetokenizerWorker
 from learnsgl.tokenizer.tokenize import Tokenizer, load_tokenizer
 from learnsgl.tokenizer.tokenizer_worker import TokenizerWorker
@@ -34,32 +33,20 @@ Jobs = dict[type, MessageWorker]
 """Which job takes a kind of message."""
 
 
-def run_tokenizer(setup: WorkerSetup, control: Connection, acks: Any) -> None:
-    """Entry of a tokenizer's process; see `server.worker.run_worker` for the arguments."""
-    run_worker(setup, control, acks, _serve_tokenizer)
-
-
-def run_detokenizer(setup: WorkerSetup, control: Connection, acks: Any) -> None:
-    """Entry of the detokenizer's process; see `server.worker.run_worker` for the arguments."""
-    run_worker(setup, control, acks, _serve_detokenizer)
-
-
-def run_text_worker(setup: WorkerSetup, control: Connection, acks: Any) -> None:
-    """Entry of the process that does both jobs; see `server.worker.run_worker` for the arguments."""
-    run_worker(setup, control, acks, _serve_both)
-
-
-def _serve_tokenizer(worker: Worker) -> None:
+def run_tokenizer(worker: Worker) -> None:
+    """A tokenizer's process, until the parent says stop."""
     mailbox = worker.mailbox(tokenizer_channel(worker.setup.index))
     _serve(worker, mailbox, _tokenizer_jobs(worker, _load(worker)))
 
 
-def _serve_detokenizer(worker: Worker) -> None:
+def run_detokenizer(worker: Worker) -> None:
+    """The detokenizer's process, until the parent says stop."""
     mailbox = worker.mailbox(DETOKENIZER_CHANNEL)
     _serve(worker, mailbox, _detokenizer_jobs(worker, _load(worker)))
 
 
-def _serve_both(worker: Worker) -> None:
+def run_text_worker(worker: Worker) -> None:
+    """The process that does both jobs, until the parent says stop."""
     mailbox = worker.mailbox(tokenizer_channel(0), DETOKENIZER_CHANNEL)
     tokenizer = _load(worker)
     _serve(worker, mailbox, _tokenizer_jobs(worker, tokenizer) | _detokenizer_jobs(worker, tokenizer))

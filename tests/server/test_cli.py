@@ -77,3 +77,9 @@ def test_no_torch(module: str) -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, env=os.environ | {"COLUMNS": "80"}
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_the_parent_loads_no_more_than_it_needs() -> None:
+    code = "import sys, learnsgl.server.launch; assert not {'torch', 'transformers'} & set(sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

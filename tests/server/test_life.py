@@ -60,6 +60,9 @@ def endings(trace: Trace) -> dict[int, events.ReqEnded]:
     return {entry.event.uid: entry.event for entry in trace.events("api") if isinstance(entry.event, events.ReqEnded)}
 
 
+FEW = ("--num-tokenizer", "0")  # a process less to start
+
+
 def slow(start: Starter, *options: str) -> RunningServer:
     """A server whose steps take 20 ms: an answer of 200 tokens takes 4 s."""
     return start("--seed", "20", *options)
@@ -85,7 +88,7 @@ def test_the_first_signal_drains(start: Starter, number: signal.Signals) -> None
 
 
 def test_the_second_signal_ends_at_once(start: Starter) -> None:
-    server = slow(start)
+    server = slow(start, *FEW)
     callers = [Caller(server, 250), Caller(server, 250)]
     assert all(caller.first_chunk.wait(20) for caller in callers)
     server.signal(signal.SIGINT)
@@ -102,7 +105,7 @@ def test_the_second_signal_ends_at_once(start: Starter) -> None:
 
 
 def test_requests_that_outlast_the_drain_time_are_ended(start: Starter) -> None:
-    server = slow(start, "--drain-timeout-s", "0.2")
+    server = slow(start, *FEW, "--drain-timeout-s", "0.2")
     caller = Caller(server, 250, stream=False)
     while not httpx.get(f"{server.url}/health").json()["num_running"]:
         pass
@@ -140,7 +143,7 @@ def test_a_killed_worker(start: Starter, name: str) -> None:
 
 
 def test_an_engine_that_fails_ends_every_request_and_the_server(start: Starter) -> None:
-    server = slow(start)
+    server = slow(start, *FEW)
     waiting = Caller(server, 250)
     assert waiting.first_chunk.wait(20)
     breaking = Caller(server, 5, stream=False, prompt="\x07")
@@ -176,16 +179,16 @@ def test_one_process_can_do_both_text_jobs(start: Starter) -> None:
 
 
 def test_a_reader_that_does_not_read_holds_nobody_up(start: Starter) -> None:
-    server = start("--max-model-len", "4096", "--num-pages", "8192", "--trace-level", "tokens")
-    body = json.dumps({"text": "ABC", "stream": True, "sampling_params": {"max_new_tokens": 4000}})
+    server = start(*FEW, "--max-model-len", "4096", "--num-pages", "8192", "--trace-level", "tokens")
+    body = json.dumps({"text": "ABC", "stream": True, "sampling_params": {"max_new_tokens": 3000}})
     with socket.socket() as lazy:
         lazy.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         lazy.settimeout(30)
         lazy.connect(("127.0.0.1", httpx.URL(server.url).port))
         lazy.sendall(f"POST /generate HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode())
         assert lazy.recv(12) == b"HTTP/1.1 200"
-        answer = httpx.post(f"{server.url}/generate", json={"text": "AB", "sampling_params": {"max_new_tokens": 2000}})
-        assert answer.json()["text"] == echo("AB", 2000)
+        answer = httpx.post(f"{server.url}/generate", json={"text": "AB", "sampling_params": {"max_new_tokens": 500}})
+        assert answer.json()["text"] == echo("AB", 500)
         while httpx.get(f"{server.url}/health").json()["num_running"]:
             time.sleep(0.05)
     server.signal(signal.SIGTERM)
@@ -212,7 +215,7 @@ def test_noise_on_every_channel_harms_nothing(start: Starter) -> None:
 
 
 def test_workers_leave_signals_to_the_parent(start: Starter) -> None:
-    server = start()
+    server = start(*FEW)
     for worker in server.workers().values():
         worker.send_signal(signal.SIGTERM)
         worker.send_signal(signal.SIGINT)
@@ -230,7 +233,7 @@ def test_workers_leave_signals_to_the_parent(start: Starter) -> None:
     ],
 )
 def test_a_start_that_fails(start: Starter, options: list[str], code: int, words: list[str]) -> None:
-    server = start(*options)
+    server = start(*FEW, *options)
     assert server.wait() == code
     assert server.ready_line == ""
     assert all(word in server.log for word in words), server.log
@@ -281,7 +284,7 @@ def test_the_url_names_an_address_that_clients_can_use() -> None:
 
 
 def test_a_signal_while_it_starts(start: Starter) -> None:
-    server = start("--start-timeout-s", "600", wait_ready=False)
+    server = start(*FEW, wait_ready=False)
     deadline = time.monotonic() + 20
     while not (server.trace_root.exists() and list(server.trace_root.iterdir())):
         assert time.monotonic() < deadline

@@ -21,7 +21,9 @@ def ask(server: RunningServer, prompt: str, **options: object) -> tuple[str, int
     return answer.choices[0].message.content, answer.usage.prompt_tokens_details.cached_tokens
 
 
-@pytest.mark.parametrize("more", [(), ("--no-overlap", "--policy", "mixed", "--page-size", "16")])
+@pytest.mark.parametrize(
+    "more", [(), ("--num-tokenizer", "0", "--no-overlap", "--policy", "mixed", "--page-size", "16")]
+)
 def test_answers_do_not_hang_on_the_neighbours(start: Starter, more: tuple[str, ...]) -> None:
     server = start(*OPTIONS, *more, echo=False)
     assert MODEL in server.ready_line, server.log

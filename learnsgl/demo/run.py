@@ -110,14 +110,23 @@ def _draw(trace: Trace, answers: Sequence[Answer], folder: DemoFolder) -> None:
 
     names = {answer.uid: answer.question.name for answer in answers}
     for theme, path in ((LIGHT, folder.figure), (DARK, folder.dark_figure)):
-        figure, _ = timeline(trace, theme=theme, names=names)
+        figure, _ = timeline(trace, theme=theme, names=names, title=TITLE)
         figure.savefig(path)
-    print(f"{folder.figure} (for dark pages: {folder.dark_figure})")
-    print(LOOK_AT)
+    print(f"{folder.figure} (for dark pages: {folder.dark_figure})\n{LOOK_AT}")
 
 
-LOOK_AT = """\
-look at: ..."""
+TITLE = "Four questions at once: d is too long for one step, b and c share a system prompt"
+LOOK_AT = """
+Look at these five things:
+  1. prefill chunks: the prompt of d is cut into chunks of at most 512 tokens a step. Of the prompts of b and c only
+     one is wide: the other takes the system prompt from the cache, and computes its last tokens alone.
+  2. decode steps: after the prompts each step gives every request one token; requests that have ended leave the batch.
+  3. api: a tick is a chunk sent to a client. While prompts are computed, the answer of a stands still, for the policy
+     is prefill-first. Compare with: learnsgl serve --policy mixed
+  4. A: a request's messages on their way from process to process. Those of b, c and d wait until the scheduler looks
+     for messages again, which it does between steps.
+  5. B: the device begins with the next step before the scheduler has seen the last one's tokens. That is overlap;
+     without it (learnsgl serve --no-overlap) the device would wait for all that the CPU does here."""
 
 
 def _conclude(found: Sequence[Finding], folder: DemoFolder, seconds: float) -> int:

@@ -16,11 +16,12 @@ from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from learnsgl.trace.reader import Trace
-from learnsgl.viz.lanes import Lane, LanePainter, make_lanes
+from learnsgl.viz.lanes import Lanes
+from learnsgl.viz.painter import Painter
 from learnsgl.viz.theme import LIGHT, Theme
 from learnsgl.viz.timeline_data import DeviceStep, TimelineData, read_timeline
 
-SIZE_INCHES = (9.0, 7.2)
+SIZE_INCHES = (9.0, 7.6)
 DPI = 200
 """Twice what a page shows, so that it stays sharp; the sizes of the text are meant for 100 dots an inch."""
 
@@ -28,7 +29,7 @@ WindowNs = tuple[int, int]
 
 
 def timeline(
-    trace: Trace, *, theme: Theme = LIGHT, names: Mapping[int, str] | None = None
+    trace: Trace, *, theme: Theme = LIGHT, names: Mapping[int, str] | None = None, title: str | None = None
 ) -> tuple[Figure, TimelineData]:
     """Draw a recording.
 
@@ -36,6 +37,7 @@ def timeline(
         trace: the recording, of level full for all of the figure; with less, what there is.
         theme: `theme.LIGHT` or `theme.DARK`.
         names: what to call requests, by id; the others are called by their ids.
+        title: what is to be seen; the model, the device and the policy are written below it.
 
     Returns:
         The figure (`figure.savefig(path)`; a notebook shows it by itself), and the numbers that it shows.
@@ -45,26 +47,24 @@ def timeline(
         TraceFormatError: the trace is broken.
     """
     data = read_timeline(trace)
-    names = {visit.uid: (names or {}).get(visit.uid, str(visit.uid)) for visit in data.visits} | {
-        uid: (names or {}).get(uid, str(uid)) for uid in data.uids
-    }
-    lanes = make_lanes(data)
+    called = {uid: (names or {}).get(uid, str(uid)) for uid in data.uids}
     figure = Figure(figsize=SIZE_INCHES, dpi=DPI, facecolor=theme.background, layout="constrained")
     FigureCanvasAgg(figure)
-    figure.get_layout_engine().set(h_pad=0.06, w_pad=0.06, hspace=0.03)  # type: ignore[union-attr,call-arg]
-    grid = figure.add_gridspec(2, 2)
-    overview = figure.add_subplot(grid[0, :])
-    _draw_overview(overview, data, lanes, theme, names)
-    windows = [("A", "the requests arrive", arrivals_window(data))]
-    if (handover := handover_window(data)) is not None:
-        windows.append(("B", "from one decode step to the next", handover))
-    for place, (letter, title, window) in enumerate(windows):
-        axes = figure.add_subplot(grid[1, place])
-        _draw_zoom(axes, data, lanes, theme, names, window, is_left=place == 0)
-        axes.set_title(f"{letter}  {title}", loc="left", fontsize=9, color=theme.ink, fontweight="bold")
-        _mark(overview, data, window, letter, theme)
-    _add_legend(figure, data, theme, names)
+    _Layout(figure, data, Lanes(data), theme, called).draw()
+    heading = "\n".join(filter(None, [title, subtitle(trace)]))
+    if heading:
+        figure.suptitle(heading, x=0.01, ha="left", fontsize=9.5, color=theme.ink, linespacing=1.4)
     return figure, data
+
+
+def subtitle(trace: Trace) -> str:
+    """What ran, as far as the manifest tells: model, device, dtype, policy."""
+    engine, config = trace.manifest.get("engine") or {}, trace.manifest.get("config") or {}
+    scheduler = config.get("scheduler") or {}
+    facts = [engine.get("model"), engine.get("device"), engine.get("dtype"), scheduler.get("policy")]
+    if "overlap" in scheduler:
+        facts.append("overlap" if scheduler["overlap"] else "no overlap")
+    return " · ".join(str(fact) for fact in facts if fact)
 
 
 def arrivals_window(data: TimelineData) -> WindowNs:
@@ -95,91 +95,100 @@ def handover_window(data: TimelineData) -> WindowNs | None:
 
 
 def _text_out_ns(data: TimelineData, step: DeviceStep) -> int:
-    """When the first text of a step was handed to all of its clients' sockets."""
+    """When the text of a step had been handed to its clients' sockets."""
     assert step.sample_ns is not None, "the step has run"
     after = step.sample_ns[1]
-    chunks = [
-        min((ns for ns in visit.chunks_ns if ns > after), default=None)
-        for visit in data.visits
-        if visit.uid in {run.uid for run in step.decodes}
-    ]
+    decoding = {run.uid for run in step.decodes}
+    visits = [visit for visit in data.visits if visit.uid in decoding]
+    chunks = [min((ns for ns in visit.chunks_ns if ns > after), default=None) for visit in visits]
     known = [ns for ns in chunks if ns is not None]
     return max(known, default=after + (step.sample_ns[1] - step.sample_ns[0]) * 10)
 
 
-def _draw_overview(
-    axes: Axes, data: TimelineData, lanes: Mapping[str, Lane], theme: Theme, names: Mapping[int, str]
-) -> None:
-    seconds = (data.end_ns - data.origin_ns) / 1e9
-    painter = LanePainter(axes, data, lanes, theme, names, 1, (-0.025 * seconds, 1.01 * seconds))
-    painter.label_lanes()
-    painter.draw_work()
-    painter.draw_steps(with_tokens=True)
-    painter.draw_visits(with_names=True)
-    axes.set_xlabel("seconds since the first request")
+class _Layout:
+    """The panels of one figure."""
 
+    def __init__(
+        self, figure: Figure, data: TimelineData, lanes: Lanes, theme: Theme, names: Mapping[int, str]
+    ) -> None:
+        self._figure, self._data, self._lanes, self._theme, self._names = figure, data, lanes, theme, names
 
-def _draw_zoom(
-    axes: Axes, data: TimelineData, lanes: Mapping[str, Lane], theme: Theme, names: Mapping[int, str],
-    window: WindowNs, *, is_left: bool,
-) -> None:  # fmt: skip
-    start, end = ((ns - data.origin_ns) / 1e6 for ns in window)
-    painter = LanePainter(axes, data, lanes, theme, names, 1000, (start, end))
-    if is_left:
+    def draw(self) -> None:
+        """All panels and the legend."""
+        grid = self._figure.add_gridspec(2, 2)
+        overview = self._figure.add_subplot(grid[0, :])
+        self._draw_overview(overview)
+        windows = [("the requests arrive", arrivals_window(self._data))]
+        if (handover := handover_window(self._data)) is not None:
+            windows.append(("from one decode step to the next", handover))
+        for place, (title, window_ns) in enumerate(windows):
+            letter = "AB"[place]
+            axes = self._figure.add_subplot(grid[1, place])
+            self._draw_zoom(axes, window_ns, is_left=place == 0)
+            axes.set_title(f"{letter}  {title}", loc="left", fontsize=9, color=self._theme.ink, fontweight="bold")
+            self._mark(overview, window_ns, letter)
+        self._add_legend()
+
+    def _painter(self, axes: Axes, per_second: float, window_ns: WindowNs, width: float) -> Painter:
+        return Painter(
+            axes, self._data, self._lanes, self._theme, self._names,
+            per_second=per_second, window_ns=window_ns, width=width,
+        )  # fmt: skip
+
+    def _draw_overview(self, axes: Axes) -> None:
+        span = self._data.end_ns - self._data.origin_ns
+        window_ns = self._data.origin_ns - span // 40, self._data.end_ns + span // 100
+        painter = self._painter(axes, 1, window_ns, 1.0)
         painter.label_lanes()
-    painter.draw_work()
-    painter.draw_steps(with_tokens=True)
-    painter.draw_visits(with_names=is_left)
-    painter.draw_messages()
-    axes.xaxis.set_major_locator(MaxNLocator(6))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
-    axes.set_xlabel("milliseconds since the first request")
+        painter.draw_work(with_labels=False)
+        painter.draw_steps(with_numbers=False)
+        painter.draw_visits(with_names=True)
+        axes.set_xlabel("seconds since the first request")
 
+    def _draw_zoom(self, axes: Axes, window_ns: WindowNs, *, is_left: bool) -> None:
+        painter = self._painter(axes, 1000, window_ns, 0.5)
+        if is_left:
+            painter.label_lanes()
+        painter.draw_work(with_labels=not is_left)  # the left panel has no room for them
+        painter.draw_steps(with_numbers=True)
+        painter.draw_visits(with_names=is_left)
+        painter.draw_messages()
+        axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+        axes.set_xlabel("milliseconds since the first request")
 
-def _mark(axes: Axes, data: TimelineData, window: WindowNs, letter: str, theme: Theme) -> None:
-    """Show in the overview what is enlarged below."""
-    start, end = ((ns - data.origin_ns) / 1e9 for ns in window)
-    bottom, top = axes.get_ylim()
-    left, right = axes.get_xlim()
-    width = max(end - start, 0.004 * (right - left))
-    axes.add_patch(
-        Rectangle(
-            (start, top), width, bottom - top, facecolor="none", edgecolor=theme.mark, lw=0.9, zorder=7, clip_on=False
-        )
-    )
-    axes.annotate(
-        letter,
-        (start + width / 2, top),
-        (0, 3),
-        textcoords="offset points",
-        ha="center",
-        va="bottom",
-        fontsize=9,
-        fontweight="bold",
-        color=theme.ink,
-        annotation_clip=False,
-    )
+    def _mark(self, axes: Axes, window_ns: WindowNs, letter: str) -> None:
+        """Show in the overview what is enlarged below."""
+        start, end = ((ns - self._data.origin_ns) / 1e9 for ns in window_ns)
+        left, right = axes.get_xlim()
+        width = max(end - start, 0.004 * (right - left))
+        frame = Rectangle(
+            (start, 0), width, self._lanes.bottom, facecolor="none", edgecolor=self._theme.mark, lw=0.9, zorder=7,
+            clip_on=False,
+        )  # fmt: skip
+        axes.add_patch(frame)
+        axes.annotate(
+            letter, (start + width / 2, 0), (0, 3), textcoords="offset points", ha="center", va="bottom", fontsize=9,
+            fontweight="bold", color=self._theme.ink, annotation_clip=False,
+        )  # fmt: skip
 
-
-def _add_legend(figure: Figure, data: TimelineData, theme: Theme, names: Mapping[int, str]) -> None:
-    groups: dict[str, list[int]] = {}
-    for uid in data.uids:
-        groups.setdefault(theme.request(uid), []).append(uid)
-    handles: list[Patch | Line2D] = [
-        Patch(color=colour, label=_group_label([names[uid] for uid in uids])) for colour, uids in groups.items()
-    ]
-    handles += [
-        Patch(color=theme.work, label="CPU work, sampling"),
-        Patch(color=theme.waiting, label="waits for the device"),
-        Line2D([], [], color=theme.arrow, lw=0.9, marker=">", markersize=4, label="message"),
-    ]
-    legend = figure.legend(
-        handles=handles, loc="outside upper center", ncols=len(handles), fontsize=8.5, frameon=False,
-        labelcolor=theme.ink, handlelength=1.2, columnspacing=1.4, handletextpad=0.5,
-    )  # fmt: skip
-    legend.set_in_layout(True)
-
-
-def _group_label(names: list[str]) -> str:
-    few = ", ".join(names[:3])
-    return f"request {few}" if len(names) <= 3 else f"request {few}, …"
+    def _add_legend(self) -> None:
+        theme = self._theme
+        groups: dict[str, list[str]] = {}
+        for uid in self._data.uids:
+            groups.setdefault(theme.request(uid), []).append(self._names[uid])
+        labels = [", ".join(names[:3]) + (", …" if len(names) > 3 else "") for names in groups.values()]
+        handles: list[Patch | Line2D] = [
+            Patch(color=colour, label=label if place else f"request {label}")
+            for place, (colour, label) in enumerate(zip(groups, labels, strict=True))
+        ]
+        handles += [
+            Line2D([], [], color=theme.muted, lw=0, marker="|", markersize=8, mew=1.2, label="sent to the client"),
+            Patch(color=theme.work, label="CPU work, sampling"),
+            Patch(color=theme.waiting, label="waits for the device"),
+            Line2D([], [], color=theme.arrow, lw=0.9, marker=">", markersize=4, label="message"),
+        ]
+        self._figure.legend(
+            handles=handles, loc="outside lower center", ncols=len(handles), fontsize=8.5, frameon=False,
+            labelcolor=theme.ink, handlelength=1.2, columnspacing=1.4, handletextpad=0.5,
+        )  # fmt: skip

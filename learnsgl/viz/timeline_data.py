@@ -117,6 +117,7 @@ class TimelineData:
         origin_ns: the first request's arrival; the axes count from here.
         end_ns: the last thing that was done for a request.
         steps, work, messages, visits: what happened.
+        cached_tokens: from a request's id to the tokens of its prompt that came from the cache.
     """
 
     processes: tuple[str, ...]
@@ -127,6 +128,7 @@ class TimelineData:
     work: list[Work] = field(default_factory=list)
     messages: list[Message] = field(default_factory=list)
     visits: list[Visit] = field(default_factory=list)
+    cached_tokens: dict[int, int] = field(default_factory=dict)
 
     @property
     def uids(self) -> tuple[int, ...]:
@@ -199,6 +201,9 @@ class _Reader:
                 self.data.steps.append(self._steps[event.step])
                 self.step_starts_ns.append(event.start_ns)
                 self._work(entry, "schedule", event.start_ns, _uids(event))
+            case events.SchedAdmitted():
+                cached_lens = ints(event.cached_lens, "i4").tolist()
+                self.data.cached_tokens |= dict(zip(_uids(event), cached_lens, strict=True))
             case events.BatchSubmitted():
                 self._work(entry, "submit", event.start_ns, ())
             case events.BatchCollected():

@@ -21,6 +21,7 @@ examples:
   learnsgl demo                              the whole story in one command: serve, ask, record, show
   learnsgl serve --trace traces              an OpenAI-compatible server, and a recording of all it does
   learnsgl trace verify traces               prove that the newest recording is complete
+  learnsgl doctor                            what is wrong with this machine, and how to mend it
 """
 
 _SERVE_EPILOG = """\
@@ -68,11 +69,14 @@ def _option_names(parser: argparse.ArgumentParser) -> set[str]:
     return names
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """The parser of the whole command line; each subcommand sets `run`, a function that returns an exit code."""
-    from learnsgl.demo import add_demo_command
-    from learnsgl.hub.commands import add_model_command
-    from learnsgl.trace.commands import add_trace_command
+def make_parser(*, only_doctor: bool = False) -> argparse.ArgumentParser:
+    """The parser of the whole command line; each subcommand sets `run`, a function that returns an exit code.
+
+    Args:
+        only_doctor: leave the other commands out, and with them the packages that they import: the doctor must also
+            answer where those can't be loaded.
+    """
+    from learnsgl.doctor.commands import add_doctor_command
 
     parser = _Parser(
         prog="learnsgl",
@@ -82,11 +86,21 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"learnsgl {version('learnsgl')}")
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
+    if not only_doctor:
+        _add_commands(subparsers)
+    add_doctor_command(subparsers)
+    return parser
+
+
+def _add_commands(subparsers: Any) -> None:
+    from learnsgl.demo import add_demo_command
+    from learnsgl.hub.commands import add_model_command
+    from learnsgl.trace.commands import add_trace_command
+
     add_demo_command(subparsers)
     _add_serve_command(subparsers)
     add_model_command(subparsers)
     add_trace_command(subparsers)
-    return parser
 
 
 def _add_serve_command(subparsers: Any) -> None:
@@ -118,7 +132,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code: 0, an error's own, 130 after Ctrl-C.
     """
     try:
-        args = make_parser().parse_args(argv)
+        words = list(sys.argv[1:] if argv is None else argv)
+        args = make_parser(only_doctor=words[:1] == ["doctor"]).parse_args(words)
         return int(args.run(args))
     except LearnsglError as error:
         print(f"learnsgl: error: {error}", file=sys.stderr)

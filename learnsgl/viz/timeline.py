@@ -6,6 +6,7 @@ moments are enlarged until single messages can be seen: the first arrivals, and 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 
 from matplotlib.axes import Axes
@@ -80,7 +81,7 @@ def handover_window(data: TimelineData) -> WindowNs | None:
     """Around the end of a decode step, until its text has reached the clients; the step is one of the fullest."""
     pairs = [
         (step, following)
-        for step, following in zip(data.steps, data.steps[1:], strict=False)
+        for step, following in itertools.pairwise(data.steps)
         if not step.chunks and not following.chunks and step.sample_ns and following.forward_ns
     ]
     if not pairs:

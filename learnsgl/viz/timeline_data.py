@@ -183,7 +183,8 @@ class _Reader:
                 self.data.visits.append(self._visits[event.uid])
             case events.HttpStreamed():
                 for uid, sent_ns in zip(_uids(event), ints(event.sent_ns, "i8").tolist(), strict=True):
-                    self._visits[uid].chunks_ns.append(sent_ns)
+                    if uid in self._visits:  # else it came before the recording begins
+                        self._visits[uid].chunks_ns.append(sent_ns)
             case events.HttpAnswered() if event.uid in self._visits:
                 self._visits[event.uid].answered_ns = event.ns
             case _ if entry.process == self.data.scheduler:

@@ -29,7 +29,7 @@ from learnsgl.scheduler.executor import ExecutorInfo
 from learnsgl.server import signals
 from learnsgl.server.api_server import ModelCard, make_app
 from learnsgl.server.http_trace import HttpTrace
-from learnsgl.server.port import bind_port, url_of
+from learnsgl.server.port import bind_port, listen, url_of
 from learnsgl.server.processes import Processes
 from learnsgl.server.requests import RequestHub
 from learnsgl.server.serving import Serving
@@ -137,6 +137,7 @@ async def _serve(
     on_ready: Callable[[ServerInfo], None],
 ) -> None:
     """Connect the API to the workers, and serve."""
+    listen(bound, setup.config.server.host, bound.getsockname()[1])
     context: zmq.Context[Any] = zmq.Context()
     folder = setup.socket_folder
     tokenizers = [

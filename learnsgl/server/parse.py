@@ -43,7 +43,10 @@ _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "min_new_tokens": (0,), "logit_bias": ({},), "tools": ([],), "tool_choice": ("none", "auto"), "functions": ([],),
     "function_call": ("none", "auto"), "response_format": ({"type": "text"},), "modalities": (["text"],), "audio": (),
     "prediction": (), "reasoning_effort": ("none",), "verbosity": ("medium",), "web_search_options": (),
-    "return_logprob": (False,),
+    "return_logprob": (False,), "logprob_start_len": (-1,), "lora_path": ("",), "regex": (), "json_schema": (),
+    "stop_token_ids": ([],), "skip_special_tokens": (True,), "spaces_between_special_tokens": (True,),
+    "include_stop_str_in_output": (False,), "add_generation_prompt": (True,), "use_beam_search": (False,),
+    "length_penalty": (1,), "priority": (0,), "image_data": (),
 }  # fmt: skip
 """Fields that aren't supported yet, and the values (beside null) that ask for nothing."""
 

@@ -15,6 +15,9 @@ import psutil  # type: ignore[import-untyped]
 
 from learnsgl.errors import LearnsglError, OptionError, PortInUseError
 
+_BACKLOG = 2048
+"""Connections that may wait for the event loop to take them."""
+
 
 def bind_port(host: str, port: int) -> socket.socket:
     """Bind the API's TCP socket.
@@ -45,6 +48,16 @@ def bind_port(host: str, port: int) -> socket.socket:
         bound.close()
         raise
     return bound
+
+
+def listen(bound: socket.socket, host: str, port: int) -> None:
+    """Let a bound socket take connections.
+
+    Raises:
+        PortInUseError: another server that was started at the same time was faster.
+    """
+    with _explained(host, port):
+        bound.listen(_BACKLOG)
 
 
 def url_of(bound: socket.socket) -> str:

@@ -17,7 +17,7 @@ import zmq
 from learnsgl.config import Config
 from learnsgl.errors import FolderError, ModelNotFoundError, OptionError, PortInUseError, StartupError, WorkerLostError
 from learnsgl.server.launch import launch_server
-from learnsgl.server.port import bind_port, url_of
+from learnsgl.server.port import bind_port, listen, url_of
 from learnsgl.trace import events
 from learnsgl.trace.manifest import read_manifest
 from learnsgl.trace.reader import Trace
@@ -272,8 +272,11 @@ def test_a_taken_port_is_named_with_its_holder() -> None:
             PortInUseError, match=rf"port {port} of 127.0.0.1 is taken by process {os.getpid()} .*--port"
         ):
             bind_port("127.0.0.1", port)
-    with bind_port("127.0.0.1", port) as again:
-        assert url_of(again) == f"http://127.0.0.1:{port}"
+    with bind_port("127.0.0.1", port) as first, bind_port("127.0.0.1", port) as second:
+        assert url_of(first) == f"http://127.0.0.1:{port}"
+        listen(first, "127.0.0.1", port)
+        with pytest.raises(PortInUseError, match=f"port {port}"):  # both were free when they started
+            listen(second, "127.0.0.1", port)
 
 
 def test_the_url_names_an_address_that_clients_can_use() -> None:

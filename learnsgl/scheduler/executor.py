@@ -12,6 +12,9 @@ from typing import Protocol
 
 from learnsgl.core import Int32Array, ReqKey, SamplingParams
 
+ENGINE_FACTORY = "learnsgl.engine.engine:create_engine"
+"""Makes the real executor (`module:function`): a name, so that who starts a server need not import torch."""
+
 
 @dataclass(frozen=True, slots=True)
 class ExecutorInfo:

@@ -31,7 +31,7 @@ def run_scheduler(worker: Worker) -> None:
     record_phase(recorder, "import_engine", start_ns)
     executor = factory(setup.model_folder, setup.model_name, setup.config.engine, setup.config.scheduler)
     try:
-        _record_engine(recorder, executor.info, setup.config.scheduler)
+        record_engine(recorder, executor.info, setup.config.scheduler)
         scheduler = Scheduler(setup.config.scheduler, executor, recorder, run_key=setup.run_key)
         io = SchedulerIO(worker.mailbox(SCHEDULER_CHANNEL), worker.sender(DETOKENIZER_CHANNEL))
         worker.ready(executor.info)
@@ -66,7 +66,8 @@ def _turn(scheduler: Scheduler, io: SchedulerIO, messages: list[UserMsg | AbortM
         io.send(reply)
 
 
-def _record_engine(recorder: Recorder, info: ExecutorInfo, config: SchedulerConfig) -> None:
+def record_engine(recorder: Recorder, info: ExecutorInfo, config: SchedulerConfig) -> None:
+    """Record what an executor offers, once it is ready."""
     if not recorder.steps:
         return
     for phase, start_ns, end_ns in info.phases:

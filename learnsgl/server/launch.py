@@ -25,7 +25,7 @@ from learnsgl.hub import ModelFiles, resolve_model
 from learnsgl.message.channel import AsyncRecvChannel, SendChannel
 from learnsgl.message.codec import API_CHANNEL, tokenizer_channel
 from learnsgl.message.sockets import make_socket_folder, remove_socket_folder
-from learnsgl.scheduler.executor import ExecutorInfo
+from learnsgl.scheduler.executor import ENGINE_FACTORY, ExecutorInfo
 from learnsgl.server import signals
 from learnsgl.server.api_server import ModelCard, make_app
 from learnsgl.server.http_trace import HttpTrace
@@ -36,9 +36,6 @@ from learnsgl.server.serving import Serving
 from learnsgl.server.worker import WorkerSetup, configure_logging, record_phase
 from learnsgl.trace.manifest import create_run, run_id_of, update_manifest
 from learnsgl.trace.recorder import Recorder, open_recorder
-
-ENGINE_FACTORY = "learnsgl.engine.engine:create_engine"
-"""Makes the executor of a real server, in the scheduler's process; by name, so that nothing here imports torch."""
 
 API_NAME = "api"
 

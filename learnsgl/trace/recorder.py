@@ -96,15 +96,21 @@ class Recorder:
         if self._failure is None or time.monotonic_ns() >= self._retry_at_ns:
             self._write()
 
-    def close(self) -> None:
-        """Record `process.ended`, write what is pending and close the file; later events are forgotten."""
+    def close(self, *, in_order: bool = True) -> None:
+        """Record `process.ended`, write what is pending and close the file; later events are forgotten.
+
+        Args:
+            in_order: whether the work has ended as it should; otherwise the recording stops without `process.ended`,
+                as a killed process's does.
+        """
         if self._writer is None:
             return
         self._write()
         if self._pending:  # a full disk: the end, and which events are missing before it, may still fit
             self._forget()
-        self._pending.append(events.ProcessEnded(self.now()))
-        self._write()
+        if in_order:
+            self._pending.append(events.ProcessEnded(self.now()))
+            self._write()
         if self._pending:
             num_lost = self._next + len(self._pending) - (self._lost_first or self._next)
             logger.warning("the trace ends early: its last %d events could not be written", num_lost)

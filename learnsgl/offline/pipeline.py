@@ -1,0 +1,244 @@
+"""The server's jobs in one process: tokenizer, scheduler and detokenizer, which hand their messages over in memory.
+
+`llm.py` submits requests and turns the loop while somebody waits for them. The jobs are the server's own classes, so
+an answer, a stop string and a trace are the same here and there. It keeps the API server's part of the trace, too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from learnsgl.config import SchedulerConfig
+from learnsgl.core import FinishReason, SamplingParams
+from learnsgl.errors import EngineError, ServingError
+from learnsgl.message.types import AbortMsg, Delta, DetokenizeMsg, ErrorInfo, Message, TokenizeMsg, UserMsg, UserReply
+from learnsgl.offline.interrupts import uninterrupted
+from learnsgl.offline.live import Call, LiveCompletion
+from learnsgl.offline.prompts import PromptContent
+from learnsgl.offline.recording import Recording
+from learnsgl.scheduler.executor import Executor, ExecutorInfo
+from learnsgl.scheduler.scheduler import Scheduler
+from learnsgl.server.http_trace import HttpTrace
+from learnsgl.tokenizer.detokenizer_worker import DetokenizerWorker
+from learnsgl.tokenizer.tokenize import Tokenizer
+from learnsgl.tokenizer.tokenizer_worker import TokenizerWorker
+
+ABANDONED_STATUS = 499
+"""Status in the trace of a request whose caller wanted no more of it, as for a client that went away."""
+
+
+class Handoff:
+    """Messages on their way from one job to another (`Sender`)."""
+
+    def __init__(self) -> None:
+        self._messages: list[Message] = []
+
+    def __len__(self) -> int:
+        return len(self._messages)
+
+    def send(self, messages: Sequence[Message]) -> None:
+        """Add messages at the end."""
+        self._messages += messages
+
+    def take(self) -> list[Message]:
+        """All that were sent since the last time."""
+        taken, self._messages = self._messages, []
+        return taken
+
+
+class Pipeline:
+    """Every job of the server, turned by whoever waits for an answer.
+
+    Several calls may be under way at once, also in several threads: each turn serves them all.
+
+    Args:
+        config: which requests run, and in what order.
+        executor: runs the model; it is closed with the pipeline.
+        tokenizer: the model's tokenizer.
+        recording: the trace; it is closed with the pipeline.
+    """
+
+    def __init__(self, config: SchedulerConfig, executor: Executor, tokenizer: Tokenizer, recording: Recording) -> None:
+        recorder = recording.recorder
+        self._executor = executor
+        self._recording = recording
+        self._trace = HttpTrace(recorder)
+        self._to_scheduler, self._replies = Handoff(), Handoff()
+        self._tokenizer = TokenizerWorker(tokenizer, recorder, to_scheduler=self._to_scheduler, to_api=self._replies)
+        self._detokenizer = DetokenizerWorker(
+            tokenizer, recorder, to_api=self._replies, to_scheduler=self._to_scheduler
+        )
+        self._scheduler = Scheduler(config, executor, recorder, run_key=recording.run_key)
+        self._live: dict[int, LiveCompletion] = {}
+        self._last_uid = 0
+        self._lock = threading.Lock()
+        self._closed = False
+        self._failure: Exception | None = None
+
+    @property
+    def info(self) -> ExecutorInfo:
+        """Device and sizes."""
+        return self._executor.info
+
+    @property
+    def trace_folder(self) -> Path | None:
+        """Folder of the recording; `None` where nothing is recorded."""
+        return self._recording.folder
+
+    @property
+    def num_running(self) -> int:
+        """Requests that have not ended."""
+        return len(self._live)
+
+    def submit(self, call: Call, content: PromptContent, sampling: SamplingParams, *, streamed: bool) -> None:
+        """Hand a request in, for `call`, which gets a `LiveCompletion` for it.
+
+        Raises:
+            ServingError: the pipeline is closed, or has failed.
+        """
+        with uninterrupted(), self._lock:
+            self._check_usable()
+            self._last_uid += 1
+            now = self._recording.recorder.now()
+            live = LiveCompletion(self._last_uid, len(call.lives), call, streamed, now)
+            self._live[live.uid] = live
+            call.lives.append(live)
+            self._trace.received(live.uid, call.route, streamed, 0)
+            self._tokenizer.process_one_msg(
+                TokenizeMsg(live.uid, sampling, content.text, content.input_ids, content.messages)
+            )
+            self._tokenizer.flush()
+
+    def turn(self) -> None:
+        """One iteration of the scheduler's loop, and the text of what it gave.
+
+        Raises:
+            EngineError: the engine failed; every request has got its ending before this is raised.
+            ServingError: the pipeline is closed, or has failed before.
+        """
+        with uninterrupted(), self._lock:
+            self._check_usable()
+            self._turn()
+
+    @contextlib.contextmanager
+    def waiting(self, call: Call) -> Iterator[None]:
+        """In here somebody waits for a call; whatever ends that, none of the call's requests runs on unheard."""
+        try:
+            yield
+        except GeneratorExit:  # perhaps a garbage collection, in the middle of a turn: the next turn sees to it
+            self._abandon(call.lives)
+            raise
+        except BaseException:
+            self._abandon(call.lives)
+            self._settle()
+            raise
+        self._rest()
+
+    def _abandon(self, lives: Iterable[LiveCompletion]) -> None:
+        """Their caller wants no more of these requests: the next turn aborts those that have not ended."""
+        for live in lives:
+            if not live.has_ended and not live.abandoned:
+                live.abandoned = True
+                self._to_scheduler.send([AbortMsg(live.uid)])
+
+    def _settle(self) -> None:
+        """Turn until no abandoned request runs."""
+        with uninterrupted(), self._lock:
+            while self._is_usable and any(live.abandoned for live in self._live.values()):
+                self._turn()
+            self._recording.recorder.flush()
+
+    def _rest(self) -> None:
+        """The last to wait has got all: write what is pending in the trace."""
+        with uninterrupted(), self._lock:
+            if not self._live:
+                self._recording.recorder.flush()
+
+    def close(self) -> None:
+        """Abort what still runs, close the executor and the trace; safe to call twice."""
+        with uninterrupted(), self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            in_order = False
+            try:
+                if self._failure is None:
+                    self._end_all()
+                    in_order = True
+            finally:
+                self._executor.close()
+                self._recording.close(in_order=in_order, error=self._failure)
+
+    @property
+    def _is_usable(self) -> bool:
+        return self._failure is None and not self._closed
+
+    def _check_usable(self) -> None:
+        if self._failure is not None:
+            raise EngineError(f"the engine has failed before ({self._failure}); make a new LLM") from self._failure
+        if self._closed:
+            raise ServingError("this LLM is closed; make a new one")
+
+    def _turn(self) -> None:
+        try:
+            self._receive_and_step()
+        except Exception as error:
+            self._failure = error
+            if isinstance(error, EngineError):
+                info = ErrorInfo(f"the engine failed: {error}", 500, "engine_error")
+                self._detokenize(self._scheduler.fail_all(info))
+            raise
+        finally:
+            self._trace.flush()
+            self._recording.recorder.flush_if_due()
+
+    def _receive_and_step(self) -> None:
+        self._scheduler.receive([one for one in self._to_scheduler.take() if isinstance(one, (UserMsg, AbortMsg))])
+        reply = self._scheduler.step()
+        if reply is None:
+            self._deliver()  # of a prompt that couldn't be tokenized
+        else:
+            self._detokenize(reply)
+
+    def _detokenize(self, reply: DetokenizeMsg) -> None:
+        uids = np.frombuffer(reply.uids, "<i8").tolist()
+        for uid, token_id in zip(uids, np.frombuffer(reply.token_ids, "<i4").tolist(), strict=True):
+            self._live[uid].add_token(token_id)
+        self._detokenizer.process_one_msg(reply)
+        self._detokenizer.flush()
+        self._deliver()
+
+    def _deliver(self) -> None:
+        now = self._recording.recorder.now()
+        for message in self._replies.take():
+            if isinstance(message, UserReply):
+                for delta in message.deltas:
+                    self._deliver_one(self._live[delta.uid], delta, now)
+
+    def _deliver_one(self, live: LiveCompletion, delta: Delta, now_ns: int) -> None:
+        live.add(delta, now_ns)
+        if delta.text and live.streamed:
+            self._trace.streamed(live.uid, len(delta.text.encode()))
+        ending = delta.ending
+        if ending is None:
+            return
+        del self._live[live.uid]
+        if live.abandoned:
+            self._trace.ended(ending, FinishReason.ABORT, ABANDONED_STATUS, "abandoned")
+            return
+        error = ending.error
+        status, code = (200, None) if error is None else (error.status, error.code)
+        self._trace.ended(ending, ending.reason, status, code)
+        self._trace.answered(live.uid, status, 0)
+
+    def _end_all(self) -> None:
+        """Abort every request, and collect what the executor still works on."""
+        self._abandon(list(self._live.values()))
+        while self._scheduler.has_work or self._to_scheduler or self._replies:
+            self._turn()
+        self._scheduler.close()

@@ -15,10 +15,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-_PT_LOAD, _PT_DYNAMIC = 1, 2
-_DT_NULL, _DT_STRTAB, _DT_STRSZ, _DT_SONAME = 0, 5, 10, 14
-_DT_VERDEF, _DT_VERDEFNUM, _DT_VERNEED, _DT_VERNEEDNUM = 0x6FFFFFFC, 0x6FFFFFFD, 0x6FFFFFFE, 0x6FFFFFFF
-_VER_FLG_WEAK = 2
+PT_LOAD, PT_DYNAMIC = 1, 2
+DT_NULL, DT_STRTAB, DT_STRSZ, DT_SONAME = 0, 5, 10, 14
+DT_VERDEF, DT_VERDEFNUM, DT_VERNEED, DT_VERNEEDNUM = 0x6FFFFFFC, 0x6FFFFFFD, 0x6FFFFFFE, 0x6FFFFFFF
+VER_FLG_WEAK = 2
 
 
 class ElfError(ValueError):
@@ -64,12 +64,12 @@ class _Reader:
         (table,) = self._unpack("Q", 32)
         entry_size, count = self._unpack("HH", 54)
         headers = [self._unpack("IIQQQQ", table + index * entry_size) for index in range(count)]
-        self._loads = [(vaddr, offset, size) for kind, _, offset, vaddr, _, size in headers if kind == _PT_LOAD]
-        dynamic = [(offset, size) for kind, _, offset, _, _, size in headers if kind == _PT_DYNAMIC]
+        self._loads = [(vaddr, offset, size) for kind, _, offset, vaddr, _, size in headers if kind == PT_LOAD]
+        dynamic = [(offset, size) for kind, _, offset, _, _, size in headers if kind == PT_DYNAMIC]
         self._tags = dict(self._read_dynamic(*dynamic[0])) if dynamic else {}
 
     def versions(self) -> ElfVersions:
-        soname = self._text(self._tags[_DT_SONAME]) if _DT_SONAME in self._tags else None
+        soname = self._text(self._tags[DT_SONAME]) if DT_SONAME in self._tags else None
         return ElfVersions(soname, frozenset(self._definitions()), dict(self._needs()))
 
     def _unpack(self, form: str, offset: int) -> tuple[int, ...]:
@@ -78,7 +78,7 @@ class _Reader:
     def _read_dynamic(self, offset: int, size: int) -> Iterator[tuple[int, int]]:
         for at in range(offset, offset + size, 16):
             tag, value = self._unpack("QQ", at)
-            if tag == _DT_NULL:
+            if tag == DT_NULL:
                 return
             yield tag, value
 
@@ -90,8 +90,8 @@ class _Reader:
         raise ElfError(f"the address {vaddr:#x} lies in no segment")
 
     def _text(self, index: int) -> str:
-        start = self._offset(self._tags[_DT_STRTAB]) + index
-        if index >= self._tags[_DT_STRSZ]:
+        start = self._offset(self._tags[DT_STRTAB]) + index
+        if index >= self._tags[DT_STRSZ]:
             raise ElfError(f"the string {index} lies outside of the string table")
         end = self._data.find(b"\0", start)
         if end < 0:
@@ -100,20 +100,20 @@ class _Reader:
 
     def _definitions(self) -> Iterator[str]:
         """The names in the chain of `Verdef` entries; the first auxiliary entry of each holds the version's own."""
-        if _DT_VERDEF not in self._tags:
+        if DT_VERDEF not in self._tags:
             return
-        at = self._offset(self._tags[_DT_VERDEF])
-        for _ in range(self._tags[_DT_VERDEFNUM]):
+        at = self._offset(self._tags[DT_VERDEF])
+        for _ in range(self._tags[DT_VERDEFNUM]):
             _, _, _, _, _, aux, following = self._unpack("HHHHIII", at)
             yield self._text(self._unpack("II", at + aux)[0])
             at += following
 
     def _needs(self) -> Iterator[tuple[str, frozenset[str]]]:
         """The chain of `Verneed` entries, one a library, each with a chain of `Vernaux` entries, one a version."""
-        if _DT_VERNEED not in self._tags:
+        if DT_VERNEED not in self._tags:
             return
-        at = self._offset(self._tags[_DT_VERNEED])
-        for _ in range(self._tags[_DT_VERNEEDNUM]):
+        at = self._offset(self._tags[DT_VERNEED])
+        for _ in range(self._tags[DT_VERNEEDNUM]):
             _, count, file, aux, following = self._unpack("HHIII", at)
             yield self._text(file), frozenset(self._strong_needs(at + aux, count))
             at += following
@@ -121,6 +121,6 @@ class _Reader:
     def _strong_needs(self, at: int, count: int) -> Iterator[str]:
         for _ in range(count):
             _, flags, _, name, following = self._unpack("IHHII", at)
-            if not flags & _VER_FLG_WEAK:  # the linker only warns where a weak one is missing
+            if not flags & VER_FLG_WEAK:  # the linker only warns where a weak one is missing
                 yield self._text(name)
             at += following

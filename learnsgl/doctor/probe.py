@@ -26,6 +26,8 @@ def main() -> None:
     facts["torch"] = _torch() if "--torch" in sys.argv else None
     facts["libstdcxx"] = _mapped("libstdc++.so.6")
     facts["errors"] = {name: error for name, error in errors.items() if error is not None}
+    if facts["torch"] is not None and "error" in facts["torch"]:
+        facts["errors"]["torch"] = facts["torch"]["error"]
     print(json.dumps(facts))
 
 

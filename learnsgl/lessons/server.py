@@ -57,7 +57,8 @@ class LocalServer:
         words = ["serve", "--port", "0", "--model", model]
         if trace is not None:
             words += ["--trace", str(trace)]
-        self._log: IO[str] = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
+        self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - `close` closes it
+        self._last_log = ""
         self.process = subprocess.Popen(
             [sys.executable, "-m", "learnsgl.lessons.guard", *words, *options],
             stdin=subprocess.PIPE,
@@ -87,9 +88,9 @@ class LocalServer:
     def log(self) -> str:
         """What it has written to its standard error."""
         if self._log.closed:
-            return ""
-        self._log.seek(0)
-        return self._log.read()
+            return self._last_log
+        fd = self._log.fileno()  # shared with the server: a `seek` here would move the place where it writes
+        return os.pread(fd, os.fstat(fd).st_size, 0).decode(errors="replace")
 
     def close(self) -> int:
         """Stop it as Ctrl-C does: running requests finish first. Safe to call twice.
@@ -106,6 +107,7 @@ class LocalServer:
                 with contextlib.suppress(ProcessLookupError):  # it ended just now
                     os.killpg(self.process.pid, signal.SIGKILL)
         code = self.process.wait()
+        self._last_log = self.log
         for stream in (self.process.stdin, self.process.stdout, self._log):
             assert stream is not None
             stream.close()

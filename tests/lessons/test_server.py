@@ -48,6 +48,7 @@ def test_a_server_answers_ends_in_order_and_leaves_a_whole_recording(tmp_path):
         pids = [server.process.pid, *(child.pid for child in psutil.Process(server.process.pid).children())]
     assert server.close() == 0  # again, which is harmless
     assert not server.is_running
+    assert "Traceback" not in server.log
     assert "ended with exit code 0" in repr(server)
     assert all(gone(pid) for pid in pids)
     trace = Trace.open(server.trace_folder)

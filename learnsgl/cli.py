@@ -94,12 +94,16 @@ def make_parser(*, only_doctor: bool = False) -> argparse.ArgumentParser:
 
 def _add_commands(subparsers: Any) -> None:
     from learnsgl.demo import add_demo_command
+    from learnsgl.generate import add_generate_command
     from learnsgl.hub.commands import add_model_command
+    from learnsgl.ps.commands import add_ps_command
     from learnsgl.trace.commands import add_trace_command
 
     add_demo_command(subparsers)
     _add_serve_command(subparsers)
+    add_generate_command(subparsers)
     add_model_command(subparsers)
+    add_ps_command(subparsers)
     add_trace_command(subparsers)
 
 

@@ -32,6 +32,7 @@ from learnsgl.server.http_trace import HttpTrace
 from learnsgl.server.port import bind_port, listen, url_of
 from learnsgl.server.processes import Processes
 from learnsgl.server.requests import RequestHub
+from learnsgl.server.run_file import RunFile
 from learnsgl.server.serving import Serving
 from learnsgl.server.worker import WorkerSetup, configure_logging, record_phase
 from learnsgl.trace.manifest import create_run, run_id_of, update_manifest
@@ -104,6 +105,8 @@ def _launch(
     model = _resolve_model(config, recorder, tell)
     socket_folder = make_socket_folder()
     cleanup.callback(remove_socket_folder, socket_folder)
+    run_file = RunFile(socket_folder)
+    cleanup.callback(run_file.close)
     processes = Processes(recorder)
     cleanup.callback(processes.close)
     setup = WorkerSetup(
@@ -115,6 +118,7 @@ def _launch(
     for worker_setup in worker_setups(setup):
         tell(f"starting {worker_setup.name}")
         processes.start(worker_setup)
+    run_file.starting(url_of(bound), model.name, trace_folder, processes.children)
     executor = processes.wait_ready(
         config.server.start_timeout_s, lambda name, missing: tell(f"{name} is ready, {missing} to go")
     )
@@ -122,7 +126,12 @@ def _launch(
     info = ServerInfo(url_of(bound), model.name, executor, trace_folder)
     if trace_folder is not None:
         update_manifest(trace_folder, model=_about_model(model), engine=asdict(executor), url=info.url)
-    asyncio.run(_serve(setup, bound, processes, recorder, info, on_ready))
+
+    def tell_ready(info: ServerInfo) -> None:
+        run_file.ready(executor.device, executor.dtype)
+        on_ready(info)
+
+    asyncio.run(_serve(setup, bound, processes, recorder, info, tell_ready))
 
 
 async def _serve(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, StrEnum
 from pathlib import Path
@@ -232,12 +232,23 @@ def _check_value(f: dataclasses.Field[Any], value: Any) -> None:
         raise OptionError(f"{flag_of(f)} is {value}; it must be {' and '.join(f'{k} {v:g}' for k, v in given.items())}")
 
 
-def add_options(parser: argparse.ArgumentParser, config: Config | None = None) -> None:
-    """Add every option of every area to a command's parser, one help group an area."""
+def add_options(
+    parser: argparse.ArgumentParser, config: Config | None = None, *, areas: Collection[str] | None = None
+) -> None:
+    """Add the options of areas to a command's parser, one help group an area.
+
+    Args:
+        parser: the command's.
+        config: where the defaults come from.
+        areas: only these get options, and the others keep their defaults; `None`: all do.
+    """
     config = config or Config()
     for area in dataclasses.fields(Config):
         factory = area.default_factory
         assert isinstance(factory, type)
+        if areas is not None and area.name not in areas:
+            parser.set_defaults(**vars(getattr(config, area.name)))
+            continue
         group = parser.add_argument_group(area.name, (factory.__doc__ or "").strip())
         for f in dataclasses.fields(factory):
             default = getattr(getattr(config, area.name), f.name)

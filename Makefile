@@ -5,8 +5,8 @@ PYTHON ?= python3
 ARGS ?=
 PY := .venv/bin/python
 SOURCES := learnsgl tests
-TYPED := $(addprefix learnsgl/,__init__.py __main__.py core.py errors.py config.py cli.py \
-	message trace scheduler kvcache server tokenizer hub demo viz)
+ROOMS := $(patsubst %/__init__.py,%,$(wildcard learnsgl/*/__init__.py))
+TYPED := $(wildcard learnsgl/*.py) $(filter-out $(addprefix learnsgl/,engine models attention kernels distributed),$(ROOMS))
 
 # An interpreter that is gone, or a checkout that was moved, makes the stamps below worthless.
 INSTALLED_HERE := $(shell $(PY) -I -c 'import os, learnsgl; \

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import re
+import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -45,18 +46,16 @@ class DemoServer:
         self.ready_line = ""
 
     def __enter__(self) -> DemoServer:
-        """Start it, and return at once; `wait_ready` waits."""
-        with self._log.open("w", encoding="utf-8") as log:
-            self._process = subprocess.Popen(
-                self._command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, text=True
-            )
+        """Nothing runs yet; `start` comes inside the block, so that nothing that was started can be missed."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Leave no process behind: one that `stop` has not ended is ended at once."""
-        process = self._running()
+        process = self._process
+        if process is None:
+            return
         for _ in range(2):  # the second signal doesn't let running requests finish
             if process.poll() is None:
                 process.terminate()
@@ -65,8 +64,15 @@ class DemoServer:
         if process.poll() is None:
             process.kill()  # its workers end when it does
             process.wait()
-        assert process.stdout is not None
+        assert process.stdout is not None, "started with a pipe"
         process.stdout.close()
+
+    def start(self) -> None:
+        """Start it, and return at once; `wait_ready` waits."""
+        with self._log.open("w", encoding="utf-8") as log, _signals_deferred():
+            self._process = subprocess.Popen(
+                self._command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, text=True
+            )
 
     def wait_ready(self) -> None:
         """Wait until requests can come.
@@ -105,5 +111,20 @@ class DemoServer:
         return "\n".join(lines[-20:]) or f"({self._log} is empty)"
 
     def _running(self) -> subprocess.Popen[str]:
-        assert self._process is not None, "used in a `with` block"
+        assert self._process is not None, "`start` comes first"
         return self._process
+
+
+@contextlib.contextmanager
+def _signals_deferred() -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM wait until the block is done, so that no child runs that nobody knows of."""
+    came: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, lambda number, frame: came.append(number)) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for given in came[:1]:
+            signal.raise_signal(given)

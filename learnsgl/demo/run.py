@@ -61,6 +61,7 @@ def _serve_and_ask(folder: DemoFolder, model: str) -> list[Answer]:
     options = ["--model", model, "--port", "0", "--num-pages", str(NUM_PAGES), "--trace", str(folder.recording)]
     print(f"python -m learnsgl serve {' '.join(options)}", flush=True)
     with DemoServer(options, folder.log) as server:
+        server.start()
         server.wait_ready()
         print(server.ready_line)
         _title(f"{len(QUESTIONS)} questions at once, through the openai client")

@@ -31,8 +31,10 @@ ANSWER_WAIT_S = 2.0
 """How long the last answers may take to reach their clients when the server ends."""
 SETTLE_WAIT_S = 2.0
 """How long the scheduler may take to let go of requests that were ended early."""
-STOP_WAIT_S = 2.5
-"""How long a worker may take to end in order before it is killed."""
+STOP_WAIT_S = 5.0
+"""How long the workers, all together, may take to end in order before they are killed."""
+LEAST_WAIT_S = 0.5
+"""What each still gets of that when those before it have used it up."""
 LAST_WORDS_S = 0.5
 """How long the endings of a failed engine may take to get here before its death is told instead."""
 
@@ -216,22 +218,24 @@ class Serving:
     async def _stop_workers(self) -> None:
         """Stop the workers in the order of a request's way, so that each still hears the one before it."""
         loop = asyncio.get_running_loop()
+        deadline = loop.time() + STOP_WAIT_S
         for child in self._processes.children:
             loop.remove_reader(child.sentinel)
         for role in ("tokenizer", "scheduler", "detokenizer"):
             group = [child for child in self._processes.children if child.role == role and child.process.is_alive()]
             for child in group:
                 child.say_stop()
-            await asyncio.gather(*(self._wait_end(child) for child in group))
+            await asyncio.gather(*(self._wait_end(child, deadline) for child in group))
 
-    async def _wait_end(self, child: Child) -> None:
+    async def _wait_end(self, child: Child, deadline: float) -> None:
         loop, ended = asyncio.get_running_loop(), asyncio.Event()
+        wait_s = max(LEAST_WAIT_S, deadline - loop.time())
         loop.add_reader(child.sentinel, ended.set)
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(ended.wait(), STOP_WAIT_S)
+            await asyncio.wait_for(ended.wait(), wait_s)
         loop.remove_reader(child.sentinel)
         if not ended.is_set():
-            _log.warning("%s did not end within %g s and is killed", child.name, STOP_WAIT_S)
+            _log.warning("%s did not end within %.1f s and is killed", child.name, wait_s)
             child.process.kill()
         child.process.join(1)
         self._processes.record_exit(child, asked=True)

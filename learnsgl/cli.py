@@ -93,6 +93,7 @@ def make_parser(*, only_doctor: bool = False) -> argparse.ArgumentParser:
 
 
 def _add_commands(subparsers: Any) -> None:
+    from learnsgl.chat import add_chat_command
     from learnsgl.demo import add_demo_command
     from learnsgl.generate import add_generate_command
     from learnsgl.hub.commands import add_model_command
@@ -102,6 +103,7 @@ def _add_commands(subparsers: Any) -> None:
     add_demo_command(subparsers)
     _add_serve_command(subparsers)
     add_generate_command(subparsers)
+    add_chat_command(subparsers)
     add_model_command(subparsers)
     add_ps_command(subparsers)
     add_trace_command(subparsers)

@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import shutil
 import signal
 import sys
 import time
@@ -94,7 +96,7 @@ class _Terminal:
 
 def _tell(trace: Trace, answers: Sequence[Answer]) -> list[Finding]:
     lives = lives_of(trace, answers)
-    _title("what the recording says")
+    _title(f"what the recording says ({trace.path})")
     print(request_table(answers, lives))
     print(f"\nthe life of request {answers[0].question.name} (uid {answers[0].uid}) in eight stages:\n")
     print(stage_table(lives[0]))
@@ -139,9 +141,14 @@ def _conclude(found: Sequence[Finding], folder: DemoFolder, seconds: float) -> i
             print(finding)
         return 1
     print(f"all of it held, in {seconds:.0f} s. Go on with the same recording:")
-    print(f"  learnsgl trace info {folder.trace}")
-    print(f"  learnsgl trace cat {folder.trace} --kind sched | head")
+    for words in (f"trace info {folder.trace}", f"trace cat {folder.trace} --kind sched | head"):
+        print(f"  {_command()} {words}")
     return 0
+
+
+def _command() -> str:
+    """How this program is called from the shell: a virtual environment that isn't active isn't on its path."""
+    return "learnsgl" if shutil.which("learnsgl") else f"{os.path.relpath(sys.executable)} -m learnsgl"
 
 
 def _title(text: str) -> None:

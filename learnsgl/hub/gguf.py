@@ -8,6 +8,7 @@ the order of its own (halves apart), so these rows are put back.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,13 @@ class GgufFile:
         return {
             self._names[tensor.name]: tuple(int(size) for size in reversed(tensor.shape)) for tensor in self._tensors
         }
+
+    def saved_dtypes(self) -> tuple[str, ...]:
+        """What the weights are saved in, such as Q4_1; what most numbers are in comes first."""
+        numbers: Counter[str] = Counter()
+        for tensor in self._tensors:
+            numbers[tensor.tensor_type.name] += int(tensor.n_elements)
+        return tuple(dtype for dtype, _ in numbers.most_common())
 
     def tensors(self) -> Iterator[tuple[str, Float32Array]]:
         """Every weight, dequantised to float32, in the order of `shapes`; one at a time is in memory."""

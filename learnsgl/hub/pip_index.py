@@ -28,21 +28,23 @@ class WheelLocation:
     filename: str
 
 
-def find_wheel(requirement: str, *, instead: str) -> WheelLocation:
-    """Resolve `requirement` (such as `name==1.0`) against the indexes that pip is set up with.
+def find_wheel(requirement: str, *, instead: str, index_url: str | None = None) -> WheelLocation:
+    """Resolve `requirement` (such as `name==1.0`) against the indexes that pip is set up with, or against another.
 
     Args:
         requirement: what to look for; the wheel for this Python is taken.
         instead: the way out for a machine without an index, told in the error.
+        index_url: the index to ask in the place of the ones that pip is set up with.
 
     Raises:
         DownloadError: pip is missing, reaches no index, or finds no such package.
     """
     # fast-deps reads a wheel's metadata with range requests; without it some versions of pip fetch the whole wheel
     # only to name its URL. It is optional: a pip that doesn't know it says so with exit code 2.
-    result = _run_pip(requirement, "--use-feature=fast-deps", instead=instead)
+    index = _index_options(index_url)
+    result = _run_pip(requirement, "--use-feature=fast-deps", *index, instead=instead)
     if result.returncode == _BAD_OPTION_EXIT:
-        result = _run_pip(requirement, instead=instead)
+        result = _run_pip(requirement, *index, instead=instead)
     if result.returncode != 0:
         raise DownloadError(_why_pip_failed(requirement, result.stderr, instead))
     try:
@@ -54,15 +56,20 @@ def find_wheel(requirement: str, *, instead: str) -> WheelLocation:
     return WheelLocation(url=url, filename=url.split("#")[0].split("?")[0].rsplit("/", 1)[-1])
 
 
-def fetch_with_pip(requirement: str, target: Path) -> bool:
+def fetch_with_pip(requirement: str, target: Path, *, index_url: str | None = None) -> bool:
     """Let pip itself download a wheel, with the proxies, certificates and passwords that it is set up with.
 
     Returns:
         Whether `target` is there now.
     """
     folder = str(target.parent)
-    result = _run(["download", *_QUIETLY, "--no-deps", *_WHEELS_ONLY, "--dest", folder, requirement])
+    options = [*_QUIETLY, "--no-deps", *_WHEELS_ONLY, *_index_options(index_url)]
+    result = _run(["download", *options, "--dest", folder, requirement])
     return result is not None and result.returncode == 0 and target.exists()
+
+
+def _index_options(index_url: str | None) -> tuple[str, ...]:
+    return () if index_url is None else ("--index-url", index_url)
 
 
 def _run_pip(requirement: str, *options: str, instead: str) -> subprocess.CompletedProcess[str]:

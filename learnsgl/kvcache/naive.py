@@ -24,7 +24,7 @@ class NaiveCache:
         """Nothing is held."""
         return ROOT, np.zeros(0, dtype=np.int32)
 
-    def extend(self, row: int, node: int, token_ids: Int32Array, pages: Int32Array) -> int:
+    def extend(self, row: int, node: int, token_ids: Int32Array, pages: Int32Array, num_spare: int) -> int:
         """Nothing is remembered."""
         return node
 

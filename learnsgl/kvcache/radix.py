@@ -185,11 +185,14 @@ class RadixCache:
 
     # ------------------------------------------------------------ lock and unlock
 
+    def _count_lock(self, nodes: list[RadixNode]) -> None:
+        for node in nodes:
+            if node.lock == 0:
+                self._num_evictable -= len(node.pages)
+            node.lock += 1
+
     def _lock(self, node: RadixNode, path: list[RadixNode]) -> None:
-        for above in path:
-            if above.lock == 0:
-                self._num_evictable -= len(above.pages)
-            above.lock += 1
+        self._count_lock(path)
         self._journal.locked(node.id, +1, [above.id for above in path])
 
     def _unlock(self, node: RadixNode) -> None:
@@ -204,19 +207,33 @@ class RadixCache:
 
     # ------------------------------------------------------------ insert
 
-    def extend(self, row: int, node: int, token_ids: Int32Array, pages: Int32Array) -> int:
+    def extend(self, row: int, node: int, token_ids: Int32Array, pages: Int32Array, num_spare: int) -> int:
         """Hang the newly computed pages below the node that the request holds, and hold them too.
 
-        Where another request has put the same tokens there first, nothing is added and this request's own pages
-        stay private until it finishes: to hold the other's would lock pages that were counted as evictable when
-        requests were admitted.
+        Another request may have put some of the same tokens there first. Then this one's copies of their pages stay
+        its own until it ends, and its further pages hang below the other's; to hold those, nodes are locked whose
+        pages counted as evictable, so that is done only where nobody was promised them.
         """
         held = self._nodes[node]
         num_pages = len(token_ids) // self._page_size
-        if num_pages <= held.end or self._page_key(token_ids, held.end) in held.children:
+        last, pages_in_node, num_known = self._walk(held, token_ids[: num_pages * self._page_size], held.end)
+        if num_known == num_pages:
             return node
-        leaf = self._add_leaf(row, held, token_ids, pages, num_pages, lock=1)
-        self._journal.moved(row, node, leaf.id)
+        locked_now = 0
+        above = last
+        while above is not held:
+            if above.lock == 0:
+                locked_now += pages_in_node if above is last else len(above.pages)
+            assert above.parent is not None
+            above = above.parent
+        if locked_now > num_spare:
+            return node
+        if pages_in_node < len(last.pages):
+            last = self._split(last, pages_in_node)
+        leaf = self._add_leaf(row, last, token_ids, pages, num_pages)
+        between = self._path(leaf)[: len(self._path(leaf)) - len(self._path(held))]
+        self._count_lock(between)
+        self._journal.moved(row, node, leaf.id, [below.id for below in between])
         return leaf.id
 
     def finish(self, row: int, node: int, token_ids: Int32Array, pages: Int32Array) -> None:
@@ -228,14 +245,12 @@ class RadixCache:
         if num_known < num_pages:
             if pages_in_node < len(last.pages):
                 last = self._split(last, pages_in_node)
-            last = self._add_leaf(row, last, token_ids, pages, num_pages, lock=0)
+            last = self._add_leaf(row, last, token_ids, pages, num_pages)
         if last.id != ROOT:
             self._touch(last)
         self._unlock(held)
 
-    def _add_leaf(
-        self, row: int, parent: RadixNode, token_ids: Int32Array, pages: Int32Array, stop: int, lock: int
-    ) -> RadixNode:
+    def _add_leaf(self, row: int, parent: RadixNode, token_ids: Int32Array, pages: Int32Array, stop: int) -> RadixNode:
         """Add a request's pages from the end of `parent` up to `stop`; the tree takes its references on them."""
         start, size = parent.end, self._page_size
         leaf = RadixNode(self._new_id(), parent, token_ids[start * size : stop * size].copy(), pages[start:stop].copy())
@@ -246,9 +261,7 @@ class RadixCache:
         self._nodes[leaf.id] = leaf
         self._allocator.share(leaf.pages)
         self._journal.inserted(leaf.facts(), row)
-        leaf.lock = lock
-        if lock == 0:
-            self._num_evictable += len(leaf.pages)
+        self._num_evictable += len(leaf.pages)
         return leaf
 
     def _new_id(self) -> int:

@@ -44,9 +44,14 @@ class RunningReqs:
         """Pages that a request holds at its longest: the last token's KV is never computed."""
         return -(-(req.limit_len - 1) // self.table.page_size)
 
+    @property
+    def num_spare(self) -> int:
+        """Pages that are free or evictable, and promised to nobody."""
+        return self.allocator.num_free + self.cache.num_evictable - self.num_promised
+
     def num_usable(self, match: PrefixMatch) -> int:
-        """Pages that could be promised to a request with this match: free or evictable, and promised to nobody."""
-        return self.allocator.num_free + self.cache.num_evictable - match.num_evictable - self.num_promised
+        """Pages that could be promised to a request with this match, which holds some that were evictable."""
+        return self.num_spare - match.num_evictable
 
     def admit(self, req: Req, match: PrefixMatch) -> tuple[int, Int32Array, int]:
         """Give a request a row, its known prefix, and the promise of all other pages that it can need.
@@ -88,7 +93,7 @@ class RunningReqs:
             if table.stage[row] != Stage.FINISHED:
                 node, length = int(table.node[row]), int(table.committed_len[row])
                 token_ids, pages = self.table.token_ids[row, :length], self.table.page_table[row]
-                table.node[row] = self.cache.extend(row, node, token_ids, pages)
+                table.node[row] = self.cache.extend(row, node, token_ids, pages, self.num_spare)
 
     def unfinished_rows(self) -> Int64Array:
         """Rows of requests that have not ended, ascending."""

@@ -463,7 +463,7 @@ class CacheEvicted(Event, tag="cache.evicted"):
 
 
 class CacheMoved(Event, tag="cache.moved"):
-    """A running request's lock moved down to the node that now holds its computed prefix."""
+    """A running request's lock moved down the tree, to the node that now holds its computed prefix."""
 
     row: Annotated[int, about("table row of the request")]
     node: Annotated[int, about("node that it holds from now on")]

@@ -83,7 +83,7 @@ class Fold:
             return
         try:
             handler(event)
-        except (KeyError, IndexError) as error:
+        except (KeyError, IndexError, ValueError) as error:
             raise TraceViolation(f"it is about {error}, which isn't there") from None
 
     def finish(self) -> None:
@@ -345,7 +345,10 @@ class Fold:
     def _on_moved(self, event: events.CacheMoved) -> None:
         old = int(self.state.rows[RowField.NODE, event.row])
         self._add_to_rows(RowField.NODE, np.array([event.row]), np.array([event.node - old]))
-        self._lock(self.state.nodes[event.node], +1)
+        path = self.state.path(event.node)
+        held = [node.node for node in path].index(old) + 1 if old else 0
+        for node in path[held:]:
+            self._lock(node, +1)
 
     # ------------------------------------------------------------ keyframes
 

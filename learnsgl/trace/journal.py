@@ -268,10 +268,11 @@ class Journal:
                 )
             )
 
-    def moved(self, row: int, old_node: int, node: int) -> None:
-        """The lock of the request in `row` moved down to `node`, a child of `old_node`."""
+    def moved(self, row: int, old_node: int, node: int, between: Sequence[int]) -> None:
+        """The lock of the request in `row` moved from `old_node` down to `node`; `between` are newly locked."""
         if self.full:
-            self._digest.node_lock(node, +1)
+            for step_node in between:
+                self._digest.node_lock(step_node, +1)
             self._digest.rows(RowField.NODE, np.array([row]), node - old_node)
             self._recorder.emit(events.CacheMoved(self._clock(), row, node))
 

@@ -131,9 +131,9 @@ def test_find_tells_how_many_evictable_pages_the_match_would_lock() -> None:
 def test_a_running_request_shares_its_prefix_as_it_grows() -> None:
     tree = Tree()
     node, pages = tree.begin(1, 2, 3, 4)
-    node = tree.cache.extend(0, node, ids(1, 2), pages)
+    node = tree.cache.extend(0, node, ids(1, 2), pages, 0)
     assert tree.known(1, 2, 3, 4) == 2
-    node = tree.cache.extend(0, node, ids(1, 2, 3, 4), pages)
+    node = tree.cache.extend(0, node, ids(1, 2, 3, 4), pages, 0)
     assert tree.known(1, 2, 3, 4) == 4
     assert tree.cache.num_evictable == 0
     tree.cache.finish(0, node, ids(1, 2, 3, 4), pages)
@@ -144,8 +144,8 @@ def test_two_requests_that_computed_the_same_keep_one_copy() -> None:
     tree = Tree()
     first, first_pages = tree.begin(1, 2, 3)
     second, second_pages = tree.begin(1, 2, 3)
-    first = tree.cache.extend(0, first, ids(1, 2, 3), first_pages)
-    assert tree.cache.extend(1, second, ids(1, 2, 3), second_pages) == second  # the other's copy stays the tree's
+    first = tree.cache.extend(0, first, ids(1, 2, 3), first_pages, 0)
+    assert tree.cache.extend(1, second, ids(1, 2, 3), second_pages, 9) == second  # the other's copy stays the tree's
     assert tree.cache.num_evictable == 0
     tree.cache.finish(1, second, ids(1, 2, 3), second_pages)
     assert tree.allocator.release(second_pages).tolist() == second_pages.tolist()
@@ -153,6 +153,34 @@ def test_two_requests_that_computed_the_same_keep_one_copy() -> None:
     tree.allocator.release(first_pages)
     assert tree.allocator.num_free == 32 - 3
     assert tree.known(1, 2, 3) == 3
+
+
+def test_a_common_beginning_computed_twice_does_not_keep_the_rest_from_being_shared() -> None:
+    tree = Tree()
+    first, first_pages = tree.begin(1, 2, 3)
+    second, second_pages = tree.begin(1, 2, 7, 8)
+    first = tree.cache.extend(0, first, ids(1, 2, 3), first_pages, 0)
+    second = tree.cache.extend(1, second, ids(1, 2, 7, 8), second_pages, 0)  # (1 2) is locked by the first already
+    assert tree.known(1, 2, 7, 8, 9) == 4
+    assert tree.cache.num_evictable == 0
+    tree.cache.finish(0, first, ids(1, 2, 3), first_pages)
+    tree.allocator.release(first_pages)
+    assert tree.cache.num_evictable == 1  # (3); the second request holds the other's (1 2) now
+    tree.cache.finish(1, second, ids(1, 2, 7, 8), second_pages)
+    assert tree.allocator.release(second_pages).tolist() == second_pages[:2].tolist()  # its own copies of (1 2)
+    assert tree.cache.num_evictable == 5
+
+
+def test_a_running_request_locks_no_page_that_was_promised() -> None:
+    tree = Tree()
+    second, second_pages = tree.begin(1, 2, 7, 8)
+    tree.serve(1, 2, 3)  # meanwhile another has come and gone: (1 2 3) is evictable, and may be promised
+    assert tree.cache.extend(1, second, ids(1, 2, 7, 8), second_pages, 1) == second
+    assert tree.cache.num_nodes == 1
+    moved = tree.cache.extend(1, second, ids(1, 2, 7, 8), second_pages, 2)
+    assert moved != second
+    assert tree.cache.num_evictable == 1
+    tree.cache.finish(1, moved, ids(1, 2, 7, 8), second_pages)
 
 
 def test_many_uses_keep_the_eviction_heap_small() -> None:

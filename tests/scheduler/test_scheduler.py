@@ -197,6 +197,15 @@ def test_a_shared_prefix_is_computed_once_by_requests_of_one_batch() -> None:
     assert harness.outputs[second] == expected_output([*LONG[:20], 8], 4, ignore_eos=True)
 
 
+def test_a_third_request_with_the_same_beginning_does_not_spoil_the_sharing() -> None:
+    harness = Harness(num_pages=200, max_model_len=64, prefix_wait_tokens=8, max_prefill_length=64)
+    harness.send([*LONG[:5], 77, 78], 8, ignore_eos=True)  # shares five tokens with the others: too few to wait for
+    harness.send([*LONG[:30], 7], 4, ignore_eos=True)
+    third = harness.send([*LONG[:30], 8], 4, ignore_eos=True)
+    harness.run()
+    assert harness.endings[third].num_cached_tokens == 30
+
+
 def test_waiting_for_a_prefix_holds_nobody_else_up() -> None:
     harness = Harness(prefix_wait_tokens=8, max_prefill_length=32)
     harness.send([*LONG[:20], 7], 4)

@@ -21,7 +21,7 @@ help:
 	@echo '  make demo    start here: serves a small real model, asks it four questions at once,'
 	@echo '               shows what every process did, and draws it in demo/timeline.png'
 	@echo '  make serve   the server at http://127.0.0.1:8000/v1, until Ctrl-C; options go into ARGS,'
-	@echo '               as in: make serve ARGS="--port 8001 --trace traces"'
+	@echo '               as in: make serve ARGS="--port 8001 --trace runs"'
 	@echo '               (all of them: make serve ARGS=--help)'
 	@echo '  make lab     the notebooks, in JupyterLab'
 	@echo '  make test    style, types and all tests: what must hold before a change is merged'

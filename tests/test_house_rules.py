@@ -19,13 +19,13 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "learnsgl"
 
 TORCH_FREE = (
-    "core", "errors", "config", "cli", "message", "trace", "scheduler", "kvcache", "server", "tokenizer", "hub",
-    "replay", "simulate", "demo", "viz",
+    "core", "errors", "config", "terminal", "cli", "message", "trace", "scheduler", "kvcache", "server", "tokenizer",
+    "hub", "replay", "simulate", "demo", "viz", "chat", "ps",
 )  # fmt: skip
 """Only the engine's process loads torch."""
 SERVER_SIDE = ("server", "scheduler", "engine", "tokenizer", "message", "kvcache", "models", "attention", "kernels")
-READERS = ("replay", "simulate", "viz", "lessons", "demo")
-"""Rooms that read recordings. The server must not know of them."""
+READERS = ("replay", "simulate", "viz", "lessons", "demo", "doctor")
+"""Rooms that read recordings, or look at the machine. The server must not know of them."""
 ENVIRONMENT_READERS = ("cli.py", "config.py")
 MAX_LINES = 400
 LONG_BY_NATURE = {"learnsgl/trace/events.py": "a registry, one entry after the other"}
@@ -101,6 +101,7 @@ def test_torch_free_rooms_do_not_import_torch() -> None:
     found = imports_of(
         files_of(*TORCH_FREE), "torch", "triton", "learnsgl.engine", "learnsgl.models", "learnsgl.attention"
     )
+    # `model info` describes a config.json; parsing one takes no torch
     allowed = [line for line in found if line.startswith("learnsgl/hub/") and "learnsgl.models.config" in line]
     nothing(sorted(set(found) - set(allowed)), "only the engine's process loads torch; pass plain data instead")
 

@@ -190,7 +190,10 @@ class LLM:
                 self._pipeline.turn()
                 if live.has_news and not live.has_ended:
                     yield TextDelta(*live.take())
-            yield TextDelta(*live.take(), live.completion().raise_for_error())
+            completion = live.completion()
+            if completion.error is not None:
+                self._pipeline.check_failure()  # it may have been ended by another call, in which the engine failed
+            yield TextDelta(*live.take(), completion.raise_for_error())
 
     # ------------------------------------------------------------ its end
 

@@ -178,9 +178,17 @@ class Pipeline:
     def _is_usable(self) -> bool:
         return self._failure is None and not self._closed
 
-    def _check_usable(self) -> None:
+    def check_failure(self) -> None:
+        """Raise when nothing more can run.
+
+        Raises:
+            EngineError: the engine has failed.
+        """
         if self._failure is not None:
             raise EngineError(f"the engine has failed before ({self._failure}); make a new LLM") from self._failure
+
+    def _check_usable(self) -> None:
+        self.check_failure()
         if self._closed:
             raise ServingError("this LLM is closed; make a new one")
 

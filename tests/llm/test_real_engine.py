@@ -1,0 +1,62 @@
+"""The offline API with the real engine: the small random model, and the built-in one beside a running server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from learnsgl.core import SamplingParams
+from learnsgl.lessons.server import LocalServer
+from learnsgl.llm import LLM
+from learnsgl.trace.reader import Trace
+from learnsgl.trace.verify import verify
+
+GREEDY = SamplingParams(temperature=0, max_tokens=24)
+QUESTIONS = [
+    "What is the capital of France? Answer in one sentence.",
+    "Name three colours.",
+    "Why is the sky blue? Begin your answer with: The sky",
+]
+
+
+@pytest.fixture(scope="module")
+def llm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LLM]:
+    with LLM("tiny-random", num_threads=1, num_pages=2048, trace=tmp_path_factory.mktemp("traces")) as llm:
+        yield llm
+    assert llm.trace_folder is not None
+    assert verify(Trace.open(llm.trace_folder)).is_whole
+
+
+def test_an_answer_does_not_hang_on_its_neighbours(llm: LLM) -> None:
+    prompts = ["Hello!", "How are you today? " * 20, "Tell me more."]
+    together = llm.generate(prompts, GREEDY)
+    assert [llm.generate(prompt, GREEDY)[0].token_ids for prompt in prompts] == [c.token_ids for c in together]
+    seeded = SamplingParams(seed=7, max_tokens=24)
+    assert [llm.generate(prompt, seeded)[0].text for prompt in prompts] == [
+        completion.text for completion in llm.generate(prompts, seeded)
+    ]
+
+
+def test_a_stream_gives_the_same_text(llm: LLM) -> None:
+    assert "".join(delta.text for delta in llm.stream("Hello!", GREEDY)) == llm.generate("Hello!", GREEDY)[0].text
+
+
+@pytest.mark.model
+@pytest.mark.usefixtures("own_home")
+def test_the_built_in_model_answers_as_the_server_does(tmp_path: Path) -> None:
+    chats = [[{"role": "user", "content": question}] for question in QUESTIONS]
+    with LLM(num_threads=1, num_pages=2048, trace=tmp_path) as llm:
+        completions = llm.generate(chats, GREEDY)
+    assert completions[0].text.startswith("The capital of France is Paris.")
+    assert completions[0].num_prompt_tokens == 42
+    assert verify(Trace.open(tmp_path)).is_whole
+    with LocalServer("--num-pages", "2048", "--num-threads", "1") as server:
+        for chat, completion in zip(chats, completions, strict=True):
+            body = {"model": server.model, "messages": chat, "temperature": 0, "max_tokens": GREEDY.max_tokens}
+            answer = httpx.post(f"{server.url}/v1/chat/completions", json=body, timeout=120, trust_env=False).json()
+            assert answer["choices"][0]["message"]["content"] == completion.text
+            assert answer["choices"][0]["finish_reason"] == completion.finish_reason
+            assert answer["usage"]["completion_tokens"] == completion.num_generated_tokens

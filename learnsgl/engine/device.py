@@ -39,6 +39,10 @@ def _why_no_cuda() -> str | None:
         return f"this build of PyTorch ({torch.__version__}) has no CUDA"
     if not torch.cuda.is_available():
         return "PyTorch finds no NVIDIA GPU with a working driver"
+    try:
+        torch.zeros(1, device="cuda").add_(1).item()  # a GPU may be there, and be too old for this build's kernels
+    except (RuntimeError, AssertionError) as error:
+        return f"a first kernel failed ({error})"
     return None
 
 

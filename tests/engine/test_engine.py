@@ -83,6 +83,24 @@ def test_steps_ahead_of_the_host_give_the_same_tokens(engine: Engine, small_llam
     other.close()
 
 
+def test_a_seed_gives_the_same_tokens_in_any_company(engine: Engine, small_llama: MakeModel) -> None:
+    prompts = [[20, 21, 22], [30] * 9, [40, 41]]
+    seeded = SamplingParams(temperature=0.9, seed=11, top_p=0.95)
+    params = [seeded, GREEDY, SamplingParams(temperature=1.5, top_k=30)]
+    together = generate(engine, prompts, 16, params, uids=[1, 2, 3])
+
+    def alone(index: int, uid: int, **changes: Any) -> list[int]:
+        other = start(small_llama("gqa")[0], **changes)
+        (tokens,) = generate(other, [prompts[index]], 16, [params[index]], uids=[uid])
+        other.close()
+        return tokens
+
+    assert alone(0, uid=77, seed=5) == together[0]
+    assert alone(2, uid=3) == together[2]  # without a seed of its own, the request's id decides
+    assert alone(2, uid=4) != together[2]
+    assert alone(2, uid=3, seed=5) != together[2]  # and the engine's seed
+
+
 def test_a_row_is_used_again_without_a_trace_of_its_last_request(engine: Engine, small_llama: MakeModel) -> None:
     model = small_llama("gqa")[1]
     builder = StepBuilder(engine.info)

@@ -102,6 +102,18 @@ def test_cuda_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
         devices.choose_device(EngineConfig(device="cuda"))
 
 
+def test_a_gpu_that_runs_no_kernel_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise RuntimeError("no kernel image is available")
+
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch, "zeros", fails)
+    assert devices.choose_device(EngineConfig(device="auto")).type == "cpu"
+    with pytest.raises(StartupError, match=r"a first kernel failed \(no kernel image is available\)"):
+        devices.choose_device(EngineConfig(device="cuda"))
+
+
 def test_dtype_and_threads() -> None:
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
     assert devices.choose_dtype(EngineConfig(), cpu) == torch.float32

@@ -6,10 +6,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
+import httpx
 from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 from openai.resources.chat.completions import AsyncCompletions
 from openai.types.chat import ChatCompletionMessageParam
@@ -18,7 +19,7 @@ from learnsgl.demo.questions import Question
 
 TIMEOUT_S = 300.0
 APART_S = 0.01
-"""Between two questions, so that they arrive in their order and one demo's picture is like the next one's."""
+"""From one question to the next, so that they arrive in their order and one demo's picture is like the next one's."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,9 @@ async def ask_all(url: str, questions: Sequence[Question], on_text: Callable[[Qu
     Raises:
         openai.OpenAIError: the server refused one, or went away.
     """
+    turns = _Turns(len(questions))
     # no proxy from the environment: the server is on this machine
-    http = DefaultAsyncHttpxClient(trust_env=False)
+    http = DefaultAsyncHttpxClient(trust_env=False, event_hooks={"request": [turns.on_request]})
     async with AsyncOpenAI(
         base_url=f"{url}/v1", api_key="unused", max_retries=0, timeout=TIMEOUT_S, http_client=http
     ) as client:
@@ -65,14 +67,36 @@ async def ask_all(url: str, questions: Sequence[Question], on_text: Callable[[Qu
         models, chats = await asyncio.gather(*(client.models.list() for _ in questions)), client.chat.completions
         model = models[0].data[0].id
         return await asyncio.gather(
-            *(_ask(chats, model, question, place, on_text) for place, question in enumerate(questions))
+            *(_ask(chats, model, question, turns.wait(place), on_text) for place, question in enumerate(questions))
         )
 
 
+class _Turns:
+    """Lets each question be sent shortly after the one before it, however long the client takes to prepare them."""
+
+    def __init__(self, num_questions: int) -> None:
+        self._sent = [asyncio.Event() for _ in range(num_questions)]
+
+    async def on_request(self, request: httpx.Request) -> None:
+        """A request is about to be sent; those that ask something are POSTs."""
+        if request.method == "POST":
+            next(event for event in self._sent if not event.is_set()).set()
+
+    async def wait(self, place: int) -> None:
+        """Wait for the turn of the question with this place."""
+        if place > 0:
+            await self._sent[place - 1].wait()
+            await asyncio.sleep(APART_S)
+
+
 async def _ask(
-    chats: AsyncCompletions, model: str, question: Question, place: int, on_text: Callable[[Question, str], None]
+    chats: AsyncCompletions,
+    model: str,
+    question: Question,
+    turn: Awaitable[None],
+    on_text: Callable[[Question, str], None],
 ) -> Answer:
-    await asyncio.sleep(place * APART_S)
+    await turn
     stream = await chats.create(
         model=model,
         messages=cast(list[ChatCompletionMessageParam], question.messages),

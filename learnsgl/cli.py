@@ -14,7 +14,7 @@ from importlib.metadata import version
 from typing import Any, NoReturn
 
 from learnsgl.config import add_options, config_from_args
-from learnsgl.errors import LearnsglError, UsageError
+from learnsgl.errors import LearnsglError, StartupError, UsageError
 
 _EPILOG = """\
 examples:
@@ -93,6 +93,7 @@ def make_parser(*, only_doctor: bool = False) -> argparse.ArgumentParser:
 
 
 def _add_commands(subparsers: Any) -> None:
+    from learnsgl.bench import add_bench_command
     from learnsgl.chat import add_chat_command
     from learnsgl.demo import add_demo_command
     from learnsgl.generate import add_generate_command
@@ -107,6 +108,7 @@ def _add_commands(subparsers: Any) -> None:
     add_model_command(subparsers)
     add_ps_command(subparsers)
     add_trace_command(subparsers)
+    add_bench_command(subparsers)
 
 
 def _add_serve_command(subparsers: Any) -> None:
@@ -144,6 +146,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except LearnsglError as error:
         print(f"learnsgl: error: {error}", file=sys.stderr)
         return error.exit_code
+    except ImportError as error:
+        if (error.name or "").startswith("learnsgl"):
+            raise
+        said = (str(error).strip() or repr(error)).splitlines()[-1]  # where numpy and others put the system's own words
+        print(f"learnsgl: error: a package can't be loaded: {said}; for the remedy: learnsgl doctor", file=sys.stderr)
+        return StartupError.exit_code
     except KeyboardInterrupt:
         return 130
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from learnsgl.doctor.place import Place
-from learnsgl.doctor.report import Finding, fault, ok, warning
+from learnsgl.doctor.report import Finding, fault, ok, one_line, warning
 
 SMI_TIMEOUT_S = 5.0
 _QUERY = ("--query-gpu=name,driver_version,compute_cap,memory.total", "--format=csv,noheader,nounits")
@@ -49,7 +49,9 @@ def check_torch(place: Place) -> Finding:
         if error.startswith("ModuleNotFoundError"):
             return fault("torch isn't installed", "install it", f"{sys.executable} -m pip install learnsgl")
         return fault(
-            f"torch can't be loaded: {error}", "see the line libstdcxx first; else install torch again", _REINSTALL
+            f"torch can't be loaded: {one_line(error)}",
+            "see the line libstdcxx first; else install torch again",
+            _REINSTALL,
         )
     build = f"CUDA {torch['cuda']}" if torch["cuda"] else f"ROCm {torch['hip']}" if torch["hip"] else "CPU"
     return ok(f"torch {torch['version']}, built for {build}", version=torch["version"], cuda=torch["cuda"])

@@ -18,7 +18,7 @@ from learnsgl.doctor.machine import (
 )
 from learnsgl.doctor.model import check_model
 from learnsgl.doctor.place import Place
-from learnsgl.doctor.report import Finding, warning
+from learnsgl.doctor.report import Finding, one_line, warning
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def run_checks(checks: Sequence[Check], place: Place) -> Iterator[tuple[str, Fin
             finding = check.run(place)
         except Exception as error:
             finding = warning(
-                f"this check could not be made: {type(error).__name__}: {error}",
+                f"this check could not be made: {type(error).__name__}: {one_line(str(error))}",
                 "go by the other lines; the packages it needs may be what is broken",
             )
         yield check.name, finding

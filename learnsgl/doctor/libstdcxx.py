@@ -17,7 +17,7 @@ from typing import Any
 
 from learnsgl.doctor.elf import ElfError, read_versions
 from learnsgl.doctor.place import Place
-from learnsgl.doctor.report import Finding, fault, ok
+from learnsgl.doctor.report import Finding, fault, ok, one_line
 
 LIBRARY = "libstdc++.so.6"
 _VERSION = re.compile(r"(GLIBCXX|CXXABI)_(\d+(?:\.\d+)*)")
@@ -64,7 +64,7 @@ def check_libstdcxx(place: Place) -> Finding:
         return _too_old(place, library, defined, lacking, facts)
     refused = [error for error in place.probe()["errors"].values() if "GLIBCXX_" in error or "CXXABI_" in error]
     if refused:
-        return fault(f"{library}: {refused[0]}", *_remedy(place, library, None), **facts)
+        return fault(f"{library}: {one_line(refused[0])}", *_remedy(place, library, None), **facts)
     if newest_need is None:
         return ok(f"{library} ends at {newest(defined)}; no package asks for it", **facts)
     return ok(f"{library} ends at {newest(defined)}; the packages ask for {newest_need} at most", **facts)
@@ -113,10 +113,10 @@ def _too_old(
     wanted = newest(missing) or max(missing)
     packages = list(dict.fromkeys(need.package for need in lacking))
     first = next(need for need in lacking if wanted in need.versions)
-    others = f" and {len(packages) - 1} more" if len(packages) > 1 else ""
+    who = f"{first.package} asks" if len(packages) == 1 else f"{first.package} and {len(packages) - 1} more ask"
     said = (
-        f"version `{wanted}' not found: {library} ends at {named(newest(defined))}, and {first.package}{others} "
-        f"asks for {named(wanted)} ({first.path})"
+        f"version `{wanted}' not found: {library} ends at {named(newest(defined))}, and {who} "
+        f"for {named(wanted)} ({first.path})"
     )
     facts |= {"missing": sorted(missing), "packages": packages}
     return fault(said, *_remedy(place, library, wanted), **facts)

@@ -9,6 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from learnsgl.config import BUILT_IN_MODEL
 from learnsgl.doctor.place import Place
 from learnsgl.doctor.report import Finding, fault, ok, warning
 from learnsgl.errors import FolderError, LearnsglError, PortInUseError
@@ -69,7 +70,7 @@ def check_disk(place: Place) -> Finding:
     folder = place.cache
     while not folder.exists():
         folder = folder.parent
-    is_here = (place.cache / "models" / "smollm2-135m").is_dir()
+    is_here = (place.cache / "models" / BUILT_IN_MODEL).is_dir()
     return judge_disk(place.cache, shutil.disk_usage(folder).free, is_here=is_here)
 
 

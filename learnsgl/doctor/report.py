@@ -57,6 +57,12 @@ def fault(said: str, remedy: str, *commands: str, **facts: Any) -> Finding:
     return Finding(Status.FAULT, said, remedy, commands, facts)
 
 
+def one_line(text: str) -> str:
+    """An error's text in one line: the last one, where packages such as numpy put the system's own words."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else text
+
+
 def as_lines(name: str, finding: Finding) -> str:
     """A finding for the terminal: one line, and below it the remedy and the commands where there are any."""
     lines = [f"{finding.status.value:8} {name:14} {finding.said}"]

@@ -15,7 +15,7 @@ from learnsgl.doctor.checks import CHECKS, Check, run_checks
 from learnsgl.doctor.environment import judge_packages, judge_python, judge_venv
 from learnsgl.doctor.machine import judge_disk, judge_memory, judge_shared_memory
 from learnsgl.doctor.place import Place, Probe, this_place
-from learnsgl.doctor.report import Status, as_lines
+from learnsgl.doctor.report import Status, as_lines, one_line
 from learnsgl.hub import resolve_model
 
 GB = 10**9
@@ -241,6 +241,11 @@ def test_a_check_that_breaks_is_a_warning_and_the_others_go_on(tmp_path: Path) -
     assert findings["broken"].status is Status.WARNING
     assert "KeyError: 'torch'" in findings["broken"].said
     assert findings["python"].status is Status.OK
+
+
+def test_an_error_of_many_lines_is_told_in_one() -> None:
+    assert one_line("IMPORTANT\n\nread this\nOriginal error was: libx.so\n") == "Original error was: libx.so"
+    assert one_line("") == ""
 
 
 def test_whatever_is_not_well_comes_with_a_remedy_and_a_command() -> None:

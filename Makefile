@@ -4,7 +4,7 @@
 PYTHON ?= python3
 ARGS ?=
 PY := .venv/bin/python
-SOURCES := learnsgl tests
+SOURCES := learnsgl tests traces
 ROOMS := $(patsubst %/__init__.py,%,$(wildcard learnsgl/*/__init__.py))
 TYPED := $(wildcard learnsgl/*.py) $(filter-out $(addprefix learnsgl/,engine models attention kernels distributed),$(ROOMS))
 
@@ -12,7 +12,7 @@ TYPED := $(wildcard learnsgl/*.py) $(filter-out $(addprefix learnsgl/,engine mod
 INSTALLED_HERE := $(shell $(PY) -I -c 'import os, learnsgl; \
 	os.path.samefile(learnsgl.__path__[0], "learnsgl") or exit(1)' 2>/dev/null || rm -f .venv/.installed-*)
 
-.PHONY: help demo test serve lab
+.PHONY: help demo test serve lab traces
 .DELETE_ON_ERROR:
 
 help:
@@ -24,6 +24,7 @@ help:
 	@echo '               as in: make serve ARGS="--port 8001 --trace runs"'
 	@echo '               (all of them: make serve ARGS=--help)'
 	@echo '  make lab     the notebooks, in JupyterLab'
+	@echo '  make traces  the recordings in traces/, made again from the real server'
 	@echo '  make test    style, types and all tests: what must hold before a change is merged'
 	@echo
 	@echo 'The first of these makes .venv and installs into it (minutes, most of them for torch); the'
@@ -38,6 +39,9 @@ serve: .venv/.installed-base
 
 lab: .venv/.installed-notebooks
 	@$(PY) -m jupyterlab --LabApp.default_url=/lab/tree/notebooks $(ARGS)
+
+traces: .venv/.installed-demo
+	@$(PY) traces/record.py $(ARGS)
 
 # pytest comes last, so that its summary is the last line. It runs the demo too (tests/demo), from a folder of its own.
 test: .venv/.installed-test

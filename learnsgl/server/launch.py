@@ -185,7 +185,9 @@ def worker_setups(base: WorkerSetup) -> list[WorkerSetup]:
 def _create_run(config: Config) -> Path | None:
     if config.trace.trace is None or config.trace.trace_level is TraceLevel.OFF:
         return None
-    return create_run(config.trace.trace, config.to_json(), [Path(sys.argv[0]).name, *sys.argv[1:]])
+    program = Path(sys.argv[0]).name
+    command = ["learnsgl" if program == "__main__.py" else program, *sys.argv[1:]]  # as it can be typed
+    return create_run(config.trace.trace, config.to_json(), command)
 
 
 @contextlib.contextmanager

@@ -102,7 +102,7 @@ def state(trace: Trace) -> str:
 
 
 def to_json(entry: Entry) -> dict[str, Any]:
-    """An event as `trace cat` prints it: process, number, kind, then the fields by name, arrays as lists."""
+    """An event as `trace cat` prints it: process, its number there, kind, then the fields by name, arrays as lists."""
     fields = {name: getattr(entry.event, name) for name in entry.event.__struct_fields__}
     for name, dtype in array_fields(type(entry.event)).items():
         fields[name] = ints(fields[name], dtype).tolist()
@@ -112,7 +112,7 @@ def to_json(entry: Entry) -> dict[str, Any]:
                 column: ints(data, "int64").tolist() if isinstance(data, bytes) else data
                 for column, data in value.items()
             }
-    return {"process": entry.process, "number": entry.number, "kind": entry.kind, **fields}
+    return {"process": entry.process, "event": entry.number, "kind": entry.kind, **fields}
 
 
 def follow(trace: Trace, process: str | None) -> Iterator[Entry]:

@@ -73,7 +73,7 @@ def test_cat_prints_json_lines(folder: Path, capsys: pytest.CaptureFixture[str])
     assert learnsgl("cat", folder) == 0
     lines = json_lines(capsys.readouterr().out)
     assert len(lines) == 57
-    assert lines[-1] == {"process": "api", "number": 19, "kind": "process.ended", "ns": 700}
+    assert lines[-1] == {"process": "api", "event": 19, "kind": "process.ended", "ns": 700}
     (allocated, _) = [line for line in lines if line["kind"] == "page.allocated"]
     assert allocated["pages"] == [0, 1, 2]
     (finished,) = [line for line in lines if line["kind"] == "req.finished"]
@@ -109,7 +109,7 @@ def test_cat_follows_until_the_end(tmp_path: Path, capsys: pytest.CaptureFixture
     recorder.close()
     reader.join(20)
     assert not reader.is_alive()
-    assert [line["number"] for line in json_lines(capsys.readouterr().out)] == [1, 2, 3, 4]
+    assert [line["event"] for line in json_lines(capsys.readouterr().out)] == [1, 2, 3, 4]
 
 
 def test_a_packed_file_can_t_be_followed_further(folder: Path, tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def read_by_the_page(path: Path) -> list[dict[str, Any]]:
             for field, value in zip(kinds[name]["fields"], values, strict=True):
                 dtype = np.dtype(field["dtype"]).newbyteorder("<") if "dtype" in field else None
                 fields[field["name"]] = value if dtype is None else np.frombuffer(value, dtype).tolist()
-            found.append({"process": path.name.split(".")[0], "number": number, "kind": name, **fields})
+            found.append({"process": path.name.split(".")[0], "event": number, "kind": name, **fields})
     return found
 
 

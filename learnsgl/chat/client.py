@@ -66,6 +66,7 @@ class ChatClient:
     Args:
         url: where it is, with or without `/v1`.
         api_key: sent along, if the server wants one.
+        transport: carries the requests; a test puts a fake in its place.
 
     Attributes:
         url: where it is, without `/v1`.
@@ -74,7 +75,7 @@ class ChatClient:
         OptionError: it isn't a URL.
     """
 
-    def __init__(self, url: str, api_key: str | None = None) -> None:
+    def __init__(self, url: str, api_key: str | None = None, *, transport: httpx.BaseTransport | None = None) -> None:
         self.url = url.rstrip("/").removesuffix("/v1")
         try:
             parsed = httpx.URL(self.url)
@@ -84,6 +85,7 @@ class ChatClient:
             raise OptionError(f"--url is {url!r}; give one that begins with http:// or https://, and a host")
         self._headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
         self._use_proxy = parsed.host not in _LOOPBACK
+        self._transport = transport
 
     def models(self) -> list[str]:
         """Names of the server's models.
@@ -148,7 +150,7 @@ class ChatClient:
     def _http(self) -> httpx.Client:
         return httpx.Client(
             base_url=self.url, headers=self._headers, timeout=httpx.Timeout(READ_S, connect=CONNECT_S),
-            trust_env=self._use_proxy,
+            trust_env=self._use_proxy, transport=self._transport,
         )  # fmt: skip
 
     @contextlib.contextmanager
@@ -158,7 +160,7 @@ class ChatClient:
         except httpx.ConnectError as error:
             raise ServingError(f"nobody answers at {self.url} ({error})") from None
         except httpx.HTTPError as error:
-            raise ServingError(f"the connection to {self.url} broke: {error or type(error).__name__}") from None
+            raise ServingError(f"the connection to {self.url} broke: {str(error) or type(error).__name__}") from None
 
 
 def refusal(response: httpx.Response) -> RequestError:

@@ -43,6 +43,7 @@ class TerminalReader:
             history=open_history(history_file),
             completer=WordCompleter(list(commands), sentence=True),
             complete_while_typing=True,
+            reserve_space_for_menu=len(commands),
             key_bindings=_key_bindings(),
         )
 

@@ -8,7 +8,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -252,6 +251,4 @@ def test_nothing_of_the_command_line_loads_torch() -> None:
         "import sys, learnsgl.llm, learnsgl.generate.run, learnsgl.chat.run; from learnsgl import cli; "
         "cli.make_parser(); sys.exit('torch' in sys.modules)"
     )
-    started = time.monotonic()
-    done = subprocess.run([sys.executable, "-c", code], check=False, timeout=120)
-    assert done.returncode == 0, f"after {time.monotonic() - started:.1f} s"
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=120).returncode == 0

@@ -1,0 +1,177 @@
+"""The options of `learnsgl bench`, and from a parsed command line to a benchmark's settings.
+
+Nothing is measured here, and nothing that measures is imported before it is asked for.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from learnsgl.config import BUILT_IN_MODEL
+from learnsgl.errors import OptionError
+
+BENCHES = ("offline", "scheduler", "trace", "memory")
+PEERS = ("transformers", "llama.cpp")
+QUANTIZATIONS = ("none", "int8")
+
+_EPILOG = """\
+examples:
+  learnsgl bench offline                          the engine beside transformers and llama.cpp
+  learnsgl bench offline --batch 8 --input-len 64:256 --output-len 32 --quantization int8 --peers transformers
+  learnsgl bench scheduler                        a scheduler's step, by batch and by size of the radix tree
+  learnsgl bench trace                            what recording costs
+  learnsgl bench memory                           the memory of each process, and where the start-up's time goes
+  learnsgl bench all                              all of these with their defaults, then the tables of the page
+  learnsgl bench docs                             only the tables of docs/benchmarks.md, from docs/benchmarks/*.json
+
+Close what else runs: the load of the machine is written down with the figures. --out DIR keeps them as JSON.
+"""
+_SINGLE = {
+    "offline": "the engine beside transformers' generate and llama.cpp, on the same prompts",
+    "scheduler": "a scheduler's step, by running requests and by nodes of the radix tree",
+    "trace": "what recording costs: an event, a step, a run on a held device, a run of the model",
+    "memory": "the memory of every process of an idle server, and its start-up by part",
+}
+
+
+def add_bench_command(subparsers: Any) -> None:
+    """Add `bench` and its commands; each sets `run`, a function of the parsed arguments that returns an exit code.
+
+    Args:
+        subparsers: what `ArgumentParser.add_subparsers` gave for the `learnsgl` command.
+    """
+    parser = subparsers.add_parser(
+        "bench", help="measure speed, memory, and what recording costs",
+        description="Measure, with warm-up and repeats; figures that are compared are measured in turns.",
+        epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    commands = parser.add_subparsers(required=True, metavar="BENCHMARK")
+    adders = {"offline": _add_offline, "scheduler": _add_scheduler, "trace": _add_trace, "memory": _add_memory}
+    for name in BENCHES:
+        single = commands.add_parser(name, help=_SINGLE[name], description=f"Measure {_SINGLE[name]}.")
+        adders[name](single)
+        single.add_argument("--out", type=Path, metavar="DIR", help=f"write DIR/{name}.json")
+        single.set_defaults(run=_run_one, bench=name)
+    every = commands.add_parser("all", help="all of these with their defaults, and the tables of docs/benchmarks.md")
+    _add_page(every)
+    every.set_defaults(run=_run_all, parsers={name: commands.choices[name] for name in BENCHES})
+    docs = commands.add_parser("docs", help="write the tables of docs/benchmarks.md from the results")
+    _add_page(docs)
+    docs.set_defaults(run=_run_docs)
+
+
+def _add_page(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--out", type=Path, default=Path("docs/benchmarks"), metavar="DIR",
+        help="folder of the results (default: docs/benchmarks)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--page", type=Path, default=Path("docs/benchmarks.md"), metavar="FILE",
+        help="page whose tables are written (default: docs/benchmarks.md)",
+    )  # fmt: skip
+
+
+def _add_offline(parser: argparse.ArgumentParser) -> None:
+    _add_model(parser)
+    _add_numbers(parser, "--batch", [1, 8], "requests at once")
+    parser.add_argument("--input-len", default="128", metavar="N|N:N", help="tokens of a prompt (default: 128)")
+    parser.add_argument("--output-len", default="64", metavar="N|N:N", help="tokens to generate (default: 64)")
+    parser.add_argument(
+        "--num-requests", type=_positive, metavar="N", help="requests of a round (default: as many as run at once)"
+    )
+    parser.add_argument(
+        "--quantization", nargs="+", choices=QUANTIZATIONS, default=list(QUANTIZATIONS),
+        help="learnsgl is measured once with each (default: none int8)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--peers", nargs="*", choices=PEERS, default=list(PEERS), help="engines beside it (default: all that are here)"
+    )
+    parser.add_argument("--gguf", type=Path, metavar="FILE", help="for llama.cpp; by default the built-in model's own")
+    _add_number(parser, "--repeats", 6, "rounds that count, after one that doesn't")
+
+
+def _add_scheduler(parser: argparse.ArgumentParser) -> None:
+    _add_numbers(parser, "--running", [1, 16, 64, 256], "running requests")
+    _add_numbers(parser, "--nodes", [10, 1000, 100_000], "nodes of the radix tree")
+    _add_numbers(parser, "--page-size", [1, 16], "tokens a page")
+    _add_number(parser, "--steps", 400, "steps of each repeat")
+    _add_number(parser, "--repeats", 7, "repeats; the cases take turns")
+
+
+def _add_trace(parser: argparse.ArgumentParser) -> None:
+    _add_model(parser, none="; none leaves it out")
+    _add_number(parser, "--running", 256, "running requests without a model")
+    parser.add_argument(
+        "--step-ms", type=float, default=10.0, metavar="X", help="milliseconds of a held step (default: 10)"
+    )
+    _add_number(parser, "--steps", 200, "steps of a run on the held device")
+    _add_number(parser, "--pairs", 10, "pairs of runs, off and full")
+    _add_number(parser, "--blocks", 40, "pairs of blocks of 50 steps that aren't held")
+    _add_number(parser, "--events", 20_480, "events of each kind")
+    _add_number(parser, "--batch", 8, "requests at once to the model")
+    _add_number(parser, "--input-len", 32, "tokens of a prompt to the model")
+    _add_number(parser, "--output-len", 64, "tokens that the model generates for each")
+
+
+def _add_memory(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", default=BUILT_IN_MODEL, help=f"as for learnsgl serve (default: {BUILT_IN_MODEL})")
+    _add_number(parser, "--repeats", 3, "how often the server is started")
+    parser.add_argument(
+        "--serve-options", default="", metavar="TEXT", help="more options of learnsgl serve, in one argument"
+    )
+
+
+def _add_model(parser: argparse.ArgumentParser, none: str = "") -> None:
+    parser.add_argument(
+        "--model", default=BUILT_IN_MODEL, help=f"as for learnsgl serve{none} (default: {BUILT_IN_MODEL})"
+    )
+    parser.add_argument(
+        "--dtype", choices=("float32", "bfloat16"), default="float32", help="of weights and KV (default: float32)"
+    )
+    parser.add_argument("--threads", type=_positive, metavar="N", help="threads of each engine (default: the cores)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the prompts (default: 0)")
+
+
+def _add_number(parser: argparse.ArgumentParser, name: str, default: int, help_text: str) -> None:
+    parser.add_argument(
+        name, type=_positive, default=default, metavar="N", help=f"{help_text} (default: {default})"
+    )  # fmt: skip
+
+
+def _add_numbers(parser: argparse.ArgumentParser, name: str, default: list[int], help_text: str) -> None:
+    shown = " ".join(map(str, default))
+    parser.add_argument(
+        name, type=_positive, nargs="+", default=default, metavar="N", help=f"{help_text} (default: {shown})"
+    )
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise OptionError(f"{text!r} was given where a whole number of at least 1 is expected; see --help")
+    return int(text)
+
+
+def _run_one(args: argparse.Namespace) -> int:
+    from learnsgl.bench.run import run_bench
+
+    run_bench(args)
+    return 0
+
+
+def _run_all(args: argparse.Namespace) -> int:
+    from learnsgl.bench.docs import write_page
+    from learnsgl.bench.run import run_bench
+
+    for name in BENCHES:
+        run_bench(args.parsers[name].parse_args(["--out", str(args.out)]), command=f"learnsgl bench {name}")
+    print(write_page(args.page, args.out))
+    return 0
+
+
+def _run_docs(args: argparse.Namespace) -> int:
+    from learnsgl.bench.docs import write_page
+
+    print(write_page(args.page, args.out))
+    return 0

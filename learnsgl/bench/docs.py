@@ -1,0 +1,72 @@
+"""Writes the tables of `docs/benchmarks.md` from the raw results beside it; the words around them are written by hand.
+
+A table stands between `<!-- table: NAME -->` and `<!-- end -->`, and where a run's command, date and machine are to
+stand is `<!-- run: BENCH -->`. `learnsgl bench docs` calls `write_page`, and a test compares the page with `render`.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from learnsgl.bench.command import BENCHES
+from learnsgl.bench.report import Report, read_report
+from learnsgl.bench.run import tables_of
+from learnsgl.errors import FolderError
+
+_PLACE = re.compile(r"<!-- (table|run): ([\w-]+) -->\n.*?<!-- end -->", re.DOTALL)
+_SHOWN_VERSIONS = ("python", "torch", "transformers", "llama-cpp-python", "numpy")
+
+
+def render(page: str, folder: Path) -> str:
+    """The page with every table as the results in `folder` have it.
+
+    Raises:
+        FolderError: a result is missing, or the page asks for a table that there isn't.
+    """
+    reports = {name: read_report(folder / f"{name}.json") for name in BENCHES}
+    texts = {("run", name): about(report, f"{folder.name}/{name}.json") for name, report in reports.items()}
+    for report in reports.values():
+        texts |= {("table", table.name): table.markdown() for table in tables_of(report)}
+
+    def fill(match: re.Match[str]) -> str:
+        kind, name = match[1], match[2]
+        if (kind, name) not in texts:
+            known = ", ".join(known for other, known in texts if other == kind)
+            raise FolderError(f"the page asks for the {kind} {name!r}; in {folder} there are: {known}")
+        return f"<!-- {kind}: {name} -->\n{texts[kind, name]}\n<!-- end -->"
+
+    return _PLACE.sub(fill, page)
+
+
+def about(report: Report, file: str) -> str:
+    """What a run's figures belong to, in a paragraph."""
+    machine, versions = report.machine, report.versions
+    shown = ", ".join(f"{name} {versions[name]}" for name in _SHOWN_VERSIONS if name in versions)
+    settings = ", ".join(f"{name} {_shown(value)}" for name, value in report.settings.items() if value not in ("", []))
+    return (
+        f"`{report.command}`, {report.date[:16].replace('T', ' ')} UTC, {report.duration_s:.0f} s; {machine.text()}; "
+        f"load {machine.load_before:.2f} before the run and {machine.load_after:.2f} at its end. {shown}. "
+        f"Settings: {settings}. Raw results: [{file}]({file})."
+    )
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, dict) and set(value) == {"low", "high"}:
+        return str(value["low"]) if value["low"] == value["high"] else f"{value['low']} to {value['high']}"
+    if isinstance(value, list):
+        return " ".join(str(item) for item in value)
+    return str(value)
+
+
+def write_page(page: Path, folder: Path) -> Path:
+    """Write the tables into `page`.
+
+    Raises:
+        FolderError: the page or a result can't be read, or the page can't be written.
+    """
+    try:
+        page.write_text(render(page.read_text(encoding="utf-8"), folder), encoding="utf-8")
+    except OSError as error:
+        raise FolderError(f"{page} can't be rewritten ({error.strerror}); run it in a checkout") from error
+    return page

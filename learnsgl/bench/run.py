@@ -1,0 +1,123 @@
+"""Runs one benchmark: from its parsed options to printed tables and a report on disk. `command.py` calls `run_bench`."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from learnsgl.bench import memory, offline, scheduler, tracing
+from learnsgl.bench.gguf import find_gguf
+from learnsgl.bench.memory_tables import memory_tables
+from learnsgl.bench.offline_tables import offline_tables
+from learnsgl.bench.peers.base import PeerSpec
+from learnsgl.bench.peers.llama_cpp_peer import is_installed
+from learnsgl.bench.report import Report, load, now_iso, num_cores, read_machine, read_versions, write_report
+from learnsgl.bench.scheduler_tables import scheduler_tables
+from learnsgl.bench.tables import Table
+from learnsgl.bench.tracing_tables import trace_tables
+from learnsgl.bench.workload import Lengths
+from learnsgl.hub import resolve_model
+
+
+def run_bench(args: argparse.Namespace, *, command: str | None = None) -> Report:
+    """Measure, print the tables, and write the report if `args.out` names a folder.
+
+    Args:
+        args: what `learnsgl bench NAME` was given.
+        command: the command line to write down; by default this process's.
+
+    Raises:
+        OptionError, StartupError, ServingError: what was asked for can't be measured.
+        FolderError: the report can't be written.
+    """
+    date, load_before, start_s = now_iso(), load(), time.monotonic()
+    settings, results = _MEASURES[args.bench](args)
+    report = Report(
+        bench=args.bench,
+        command=command or shlex.join(["learnsgl", *sys.argv[1:]]),
+        date=date,
+        duration_s=round(time.monotonic() - start_s, 1),
+        machine=read_machine(load_before),
+        versions=read_versions(),
+        settings=msgspec.to_builtins(settings),
+        results=msgspec.to_builtins(results),
+    )
+    print(f"{report.command}: {report.machine.text()}, load {load_before} before, {report.duration_s:.0f} s")
+    for table in tables_of(report):
+        print(f"\n{table.name}\n{table.text()}")
+    if args.out is not None:
+        print(f"\n{write_report(report, args.out)}")
+    return report
+
+
+def tables_of(report: Report) -> list[Table]:
+    """The tables of a report, from its raw results."""
+    if report.bench == "offline":
+        return offline_tables(msgspec.convert(report.results, offline.OfflineResults))
+    if report.bench == "scheduler":
+        return scheduler_tables(msgspec.convert(report.results, list[scheduler.CaseTimes]))
+    if report.bench == "trace":
+        return trace_tables(msgspec.convert(report.results, tracing.TraceResults))
+    return memory_tables(msgspec.convert(report.results, list[memory.Start]))
+
+
+def _tell(text: str) -> None:
+    print(f"[{time.strftime('%H:%M:%S')}] {text}", file=sys.stderr, flush=True)
+
+
+def _offline(args: argparse.Namespace) -> tuple[Any, Any]:
+    settings = offline.Settings(
+        model=args.model, dtype=args.dtype, quantizations=args.quantization, peers=args.peers,
+        input_len=Lengths.parse(args.input_len, "--input-len"),
+        output_len=Lengths.parse(args.output_len, "--output-len"),
+        batches=args.batch, num_requests=args.num_requests, repeats=args.repeats,
+        num_threads=args.threads or num_cores(), seed=args.seed,
+    )  # fmt: skip
+    return settings, offline.measure(settings, offline_specs(settings, args.gguf), _tell)
+
+
+def offline_specs(settings: offline.Settings, gguf: Path | None) -> list[PeerSpec]:
+    """The engines that the settings ask for, learnsgl first."""
+    folder = resolve_model(settings.model).folder
+    names = ["learnsgl" if kind == "none" else f"learnsgl {kind}" for kind in settings.quantizations]
+    kinds = [(name, "learnsgl", kind) for name, kind in zip(names, settings.quantizations, strict=True)]
+    kinds += [(peer, peer, "none") for peer in settings.peers]
+    if gguf is None and "llama.cpp" in settings.peers and is_installed():
+        gguf = find_gguf(settings.model)
+    return [
+        PeerSpec(
+            name=name, kind=kind, model=settings.model, model_folder=folder, gguf=gguf, dtype=settings.dtype,
+            quantization=quantization, num_threads=settings.num_threads, max_batch=max(settings.batches),
+            max_len=settings.input_len.high + settings.output_len.high,
+        )
+        for name, kind, quantization in kinds
+    ]  # fmt: skip
+
+
+def _scheduler(args: argparse.Namespace) -> tuple[Any, Any]:
+    settings = scheduler.Settings(args.running, args.nodes, args.page_size, args.steps, args.repeats)
+    return settings, scheduler.measure(settings, _tell)
+
+
+def _trace(args: argparse.Namespace) -> tuple[Any, Any]:
+    settings = tracing.Settings(
+        running=args.running, step_ms=args.step_ms, steps=args.steps, pairs=args.pairs, blocks=args.blocks,
+        events=args.events, model="" if args.model == "none" else args.model, dtype=args.dtype,
+        num_threads=args.threads or num_cores(), batch=args.batch, input_len=args.input_len,
+        output_len=args.output_len, seed=args.seed,
+    )  # fmt: skip
+    return settings, tracing.measure(settings, _tell)
+
+
+def _memory(args: argparse.Namespace) -> tuple[Any, Any]:
+    settings = memory.Settings(args.model, args.repeats, shlex.split(args.serve_options))
+    return settings, memory.measure(settings, _tell)
+
+
+_MEASURES = {"offline": _offline, "scheduler": _scheduler, "trace": _trace, "memory": _memory}

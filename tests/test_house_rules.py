@@ -20,7 +20,7 @@ PACKAGE = ROOT / "learnsgl"
 
 TORCH_FREE = (
     "core", "errors", "config", "terminal", "cli", "message", "trace", "scheduler", "kvcache", "server", "tokenizer",
-    "hub", "replay", "simulate", "demo", "viz", "chat", "ps",
+    "hub", "replay", "simulate", "demo", "viz", "chat", "ps", "llm", "offline", "generate",
 )  # fmt: skip
 """Only the engine's process loads torch."""
 SERVER_SIDE = ("server", "scheduler", "engine", "tokenizer", "message", "kvcache", "models", "attention", "kernels")

@@ -47,26 +47,23 @@ class _Parser(argparse.ArgumentParser):
         kwargs.setdefault("allow_abbrev", False)  # a new option must not change what a shortened one means
         super().__init__(**kwargs)
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        """Refuse what this very command doesn't know, so that its own options are suggested and its help is named."""
+        known, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{self._suggestion(unknown)}")
+        return known, unknown
+
     def error(self, message: str) -> NoReturn:
         """Raise what argparse would print."""
-        raise UsageError(f"{message}{self._suggestion(message)}; see {self.prog} --help")
+        raise UsageError(f"{message}; see {self.prog} --help")
 
-    def _suggestion(self, message: str) -> str:
+    def _suggestion(self, unknown: Sequence[str]) -> str:
         """The option that was probably meant."""
-        if not message.startswith("unrecognized arguments"):
-            return ""
-        given = next((word.partition("=")[0] for word in message.split() if word.startswith("--")), "")
-        close = difflib.get_close_matches(given, sorted(_option_names(self)), n=1)
+        given = next((word.partition("=")[0] for word in unknown if word.startswith("--")), "")
+        names = sorted(name for action in self._actions for name in action.option_strings)
+        close = difflib.get_close_matches(given, names, n=1)
         return f"; did you mean {close[0]}?" if close else ""
-
-
-def _option_names(parser: argparse.ArgumentParser) -> set[str]:
-    """Every option of a parser and of its subcommands."""
-    names = {name for action in parser._actions for name in action.option_strings}
-    for action in parser._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            names = names.union(*(_option_names(child) for child in action.choices.values()))
-    return names
 
 
 def make_parser(*, only_doctor: bool = False) -> argparse.ArgumentParser:

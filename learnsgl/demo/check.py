@@ -104,7 +104,8 @@ def _shared_prefix(answers: Sequence[Answer], lives: Sequence[RequestLife]) -> F
     )
     cached = f"{life.cached_tokens} of its {life.prompt_tokens} prompt tokens"
     text = f"{second.question.name}: {cached} came from the cache, where {first.question.name} had left them"
-    return Finding(bool(life.cached_tokens), text)
+    is_most = (life.cached_tokens or 0) > (life.prompt_tokens or 0) // 2  # every chat shares its first few tokens
+    return Finding(is_most, text)
 
 
 def _chunked(trace: Trace, answer: Answer) -> Finding:

@@ -8,13 +8,10 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 
 from learnsgl.config import BUILT_IN_MODEL
 from learnsgl.demo.ask import Answer, ask_all
@@ -24,6 +21,7 @@ from learnsgl.demo.folder import DemoFolder
 from learnsgl.demo.questions import QUESTIONS, Question
 from learnsgl.demo.report import request_table, stage_table
 from learnsgl.hub import resolve_model
+from learnsgl.server.signals import raised_as_exceptions
 from learnsgl.trace.reader import Trace
 from learnsgl.trace.verify import verify
 
@@ -44,7 +42,7 @@ def run_demo(out: Path) -> int:
         LearnsglError: the model can't be had, the server can't start or broke, or the trace doesn't verify.
     """
     started = time.monotonic()
-    with _sigterm_as_exit(), DemoFolder(out) as folder:
+    with raised_as_exceptions(), DemoFolder(out) as folder:
         _title("the model")
         model = resolve_model(BUILT_IN_MODEL)
         print(f"{model.name} is here: {model.folder}")
@@ -153,17 +151,3 @@ def _command() -> str:
 
 def _title(text: str) -> None:
     print(f"\n== {text} ==", flush=True)
-
-
-@contextmanager
-def _sigterm_as_exit() -> Iterator[None]:
-    """Let SIGTERM unwind the stack as Ctrl-C does, so that the server is stopped and the folder removed."""
-
-    def leave(number: int, frame: FrameType | None) -> None:
-        sys.exit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

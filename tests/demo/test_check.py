@@ -61,9 +61,10 @@ def test_a_client_that_was_told_something_else_is_found(tmp_path: Path) -> None:
     assert held(tmp_path, story(), answers) == [True, False, True, True]
 
 
-def test_a_prefix_that_was_not_shared_is_found(tmp_path: Path) -> None:
-    answers = [replace(answer, cached_tokens=0) for answer in ANSWERS]
-    assert held(tmp_path, story(cached=(0, 0, 0, 0)), answers) == [True, True, False, True]
+@pytest.mark.parametrize("cached", [0, 5], ids=["nothing", "the first tokens of any chat"])
+def test_a_prefix_that_was_not_shared_is_found(tmp_path: Path, cached: int) -> None:
+    answers = [*ANSWERS[:2], replace(ANSWERS[2], cached_tokens=cached), ANSWERS[3]]
+    assert held(tmp_path, story(cached=(0, 0, cached, 0)), answers) == [True, True, False, True]
 
 
 @pytest.mark.parametrize("chunks", [(1629,), (512, 512)], ids=["one step", "a short prompt"])

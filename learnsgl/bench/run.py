@@ -1,4 +1,7 @@
-"""Runs one benchmark: from its parsed options to printed tables and a report on disk. `command.py` calls `run_bench`."""
+"""Runs one benchmark, from its parsed options to printed tables and a report on disk.
+
+`command.py` calls `run_bench`; `docs.py` asks for the tables of reports that are there already.
+"""
 
 from __future__ import annotations
 

@@ -12,15 +12,23 @@ AIM_RUNNING = 256
 
 def scheduler_tables(found: list[CaseTimes]) -> list[Table]:
     """A table for each kind of case."""
+    note = "All requests decode. Median step, and the least and greatest median of the repeats."
+    tree_note = f"{_num_running(found, 'tree')} requests decode beside a tree of so many nodes."
+    churn_note = (
+        f"{_num_running(found, 'churn')} requests run; in nearly every step one ends, and one arrives, finds its "
+        "prefix in the tree and takes its pages from the least recently used leaf."
+    )
+    heads = ("nodes of the tree", *_HEADS)
     return [
-        Table("scheduler-batch", ("running requests", *_HEADS, "aim", ""), [_batch_row(one) for one in _of(found, "batch")],
-              "All requests decode. Median step, and the least and greatest median of the repeats."),
-        Table("scheduler-tree", ("nodes of the tree", *_HEADS), [_tree_row(one) for one in _of(found, "tree")],
-              f"{_num_running(found, 'tree')} requests decode beside a tree of so many nodes."),
-        Table("scheduler-churn", ("nodes of the tree", *_HEADS), [_tree_row(one) for one in _of(found, "churn")],
-              f"{_num_running(found, 'churn')} requests run; in nearly every step one ends, and one arrives, finds its "
-              "prefix in the tree and takes its pages from the least recently used leaf."),
-    ]  # fmt: skip
+        Table(
+            "scheduler-batch",
+            ("running requests", *_HEADS, "aim", ""),
+            [_batch_row(one) for one in _of(found, "batch")],
+            note,
+        ),
+        Table("scheduler-tree", heads, [_tree_row(one) for one in _of(found, "tree")], tree_note),
+        Table("scheduler-churn", heads, [_tree_row(one) for one in _of(found, "churn")], churn_note),
+    ]
 
 
 _HEADS = ("page size", "step, µs", "p99, µs")

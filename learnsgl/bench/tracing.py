@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import itertools
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -234,7 +235,7 @@ def held_run(settings: Settings, level: TraceLevel, number: int, folder: Path) -
             if reply is not None:
                 encoder.encode(reply)
             moments.append(time.perf_counter())
-    gaps_ms = [1e3 * (after - before) for before, after in zip(moments, moments[1:], strict=False)]
+    gaps_ms = [1e3 * (after - before) for before, after in itertools.pairwise(moments)]
     rate = settings.running * len(gaps_ms) / (moments[-1] - moments[0])
     return Run(level.value, number, round(rate, 2), [round(gap, 3) for gap in gaps_ms], load_before)
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Protocol
 
@@ -104,7 +105,7 @@ class Wave(msgspec.Struct, frozen=True):
     def gaps_s(self) -> list[float]:
         """Seconds from step to step, of those after the first token of all: inter-token latencies."""
         seconds = [s for count, s in self.moments if count >= len(self.tokens)]
-        return [after - before for before, after in zip(seconds, seconds[1:], strict=False)]
+        return [after - before for before, after in itertools.pairwise(seconds)]
 
 
 class Peer(Protocol):

@@ -24,8 +24,8 @@ class TransformersPeer:
 
         torch.set_num_threads(spec.num_threads)
         self._torch = torch
-        self._model: Any = AutoModelForCausalLM.from_pretrained(spec.model_folder, dtype=getattr(torch, spec.dtype))
-        self._model.eval()
+        model: Any = AutoModelForCausalLM  # untyped
+        self._model = model.from_pretrained(spec.model_folder, dtype=getattr(torch, spec.dtype)).eval()
         self._model.generation_config.eos_token_id = None  # every answer is as long as it is asked to be
         vocab_size = int(self._model.config.vocab_size)
         self.facts = PeerFacts(spec.name, version("transformers"), spec.dtype, spec.num_threads, vocab_size)

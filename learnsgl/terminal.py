@@ -6,6 +6,10 @@ change colours or set the window's title.
 
 from __future__ import annotations
 
+import io
+import sys
+from typing import TextIO
+
 _KEPT = "\n\t"
 _CONTROLS = {code: "\ufffd" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in _KEPT}
 
@@ -13,3 +17,10 @@ _CONTROLS = {code: "\ufffd" for code in (*range(0x20), *range(0x7F, 0xA0)) if ch
 def harmless(text: str) -> str:
     """The text with U+FFFD for each control character but line breaks and tabs."""
     return text.translate(_CONTROLS)
+
+
+def utf8_output() -> TextIO:
+    """Standard output, which takes every character from now on, whatever the locale says."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8")
+    return sys.stdout

@@ -9,7 +9,7 @@ import contextlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol, TextIO
+from typing import BinaryIO, Protocol
 
 from prompt_toolkit import PromptSession
 from prompt_toolkit.completion import WordCompleter
@@ -56,10 +56,10 @@ class PipeReader:
     """A file or a pipe, line by line.
 
     Args:
-        stream: standard input.
+        stream: standard input, in UTF-8.
     """
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
 
     def read(self) -> str:
@@ -67,7 +67,7 @@ class PipeReader:
         line = self._stream.readline()
         if not line:
             raise EOFError
-        return line
+        return line.decode(errors="replace")
 
 
 def open_history(path: Path) -> History:

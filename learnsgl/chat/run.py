@@ -16,6 +16,7 @@ from learnsgl.config import Config, cache_folder, flag_of
 from learnsgl.errors import LearnsglError, OptionError, StartupError
 from learnsgl.hub import resolve_model
 from learnsgl.lessons.server import LocalServer
+from learnsgl.terminal import utf8_output
 
 _LAST_LOG_LINES = 10
 
@@ -38,14 +39,14 @@ def run_chat(args: argparse.Namespace, *, own_model: str) -> int:
     with contextlib.ExitStack() as cleanup:
         partner = _find_partner(args) or _start_partner(args, args.model or own_model, cleanup)
         interactive = sys.stdin.isatty() and sys.stdout.isatty()
-        reader: Reader = PipeReader(sys.stdin)
+        reader: Reader = PipeReader(sys.stdin.buffer)
         if interactive:
             print(
                 f"{partner.model} at {partner.client.url}. /help lists the commands, Ctrl-C stops an answer, Ctrl-D "
                 "leaves."
             )
             reader = TerminalReader(list(COMMANDS), cache_folder() / "chat_history")
-        return Shell(partner, reader, sys.stdout, interactive=interactive, system=args.system).run()
+        return Shell(partner, reader, utf8_output(), interactive=interactive, system=args.system).run()
 
 
 def _find_partner(args: argparse.Namespace) -> Partner | None:

@@ -115,7 +115,8 @@ class Shell:
 
     def _ask(self, question: str) -> None:
         system = [] if self._system is None else [{"role": "system", "content": self._system}]
-        asked = {"role": "user", "content": question}
+        # a terminal may send bytes that are no text, and JSON takes text only
+        asked = {"role": "user", "content": question.encode(errors="replace").decode()}
         reply = Reply()
         try:
             self._print_answer(reply, [*system, *self._turns, asked])

@@ -17,7 +17,7 @@ from learnsgl.generate.command import AREAS
 from learnsgl.generate.inputs import Item, read_items
 from learnsgl.generate.results import Results, json_line, text_form
 from learnsgl.llm import LLM
-from learnsgl.terminal import harmless
+from learnsgl.terminal import harmless, utf8_output
 
 INTERRUPTED = 130
 
@@ -36,6 +36,8 @@ def run_generate(args: argparse.Namespace) -> int:
     config = config_from_args(args)
     items = read_items(args)
     options = {name: value for area in AREAS for name, value in asdict(getattr(config, area)).items()}
+    if sys.stderr.isatty() and not args.quiet:
+        _say(f"loading {config.engine.model}")
     with _output(args.output) as stream, LLM(**options) as llm:
         if args.output is not None and args.output.is_file():
             stream.truncate(0)
@@ -85,7 +87,7 @@ def _output(path: Path | None) -> Iterator[TextIO]:
         FolderError: the file can't be written.
     """
     if path is None:
-        yield sys.stdout
+        yield utf8_output()
         return
     try:
         file = path.open("a", encoding="utf-8")  # what is in it stays until there are new results

@@ -60,6 +60,8 @@ class Lanes:
     def __init__(self, data: TimelineData) -> None:
         self.by_key: dict[str, Lane] = {}
         api_height = max(1.0, 0.3 + _VISIT_HEIGHT * len(data.visits))
+        if data.visits and "api" not in data.processes:  # the offline API: one process, and no door of its own
+            self._add("api", "requests", api_height)
         for process in data.processes:
             if process == data.scheduler:
                 self._add(process, f"{process}\ndecides", 0.9)

@@ -142,7 +142,7 @@ def read_timeline(trace: Trace) -> TimelineData:
     Raises:
         TraceError: no request ran in the trace.
     """
-    schedulers = [name for name in trace.processes if trace.process(name).fact("role") == "scheduler"]
+    schedulers = [name for name in trace.processes if trace.process(name).does("scheduler")]
     reader = _Reader(TimelineData(trace.processes, schedulers[0] if schedulers else ""))
     for entry in trace.events():
         reader.take(entry)

@@ -51,7 +51,7 @@ def chat(monkeypatch: pytest.MonkeyPatch) -> Type:
     """Runs the command in this process, with lines from a pipe."""
 
     def chat(stdin: str, *words: str) -> int:
-        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode()), encoding="utf-8"))
         monkeypatch.setattr("learnsgl.chat.run.DEFAULT_URL", f"http://127.0.0.1:{free_port()}")
         return cli.main(["chat", *words])
 

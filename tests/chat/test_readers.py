@@ -54,7 +54,7 @@ def test_a_history_that_cannot_be_kept_does_not_stop_the_chat(tmp_path: Path) ->
 
 
 def test_a_pipe_gives_its_lines() -> None:
-    reader = PipeReader(io.StringIO("a\n\nb"))
-    assert [reader.read() for _ in range(3)] == ["a\n", "\n", "b"]
+    reader = PipeReader(io.BytesIO("ä\n\n".encode() + b"\xffb"))
+    assert [reader.read() for _ in range(3)] == ["ä\n", "\n", "\ufffdb"]
     with pytest.raises(EOFError):
         reader.read()

@@ -123,6 +123,12 @@ def test_what_a_model_writes_cannot_move_the_cursor() -> None:
     assert Chat(Server(whole(wild)), "Hi", interactive=False).out == wild + "\n"
 
 
+def test_bytes_that_are_no_text_do_not_break_the_request() -> None:
+    server = Server(whole("a"))
+    assert Chat(server, "Hi\udcff").out == "a\n"
+    assert contents(server.asked[0]) == ["user: Hi?"]
+
+
 def test_an_answer_that_was_cut_off_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     Chat(Server(whole("a", finish_reason="length")), "Hi")
     assert "cut off: --max-tokens" in capsys.readouterr().err

@@ -13,6 +13,7 @@ from learnsgl.lessons.server import LocalServer
 from learnsgl.llm import LLM
 from learnsgl.trace.reader import Trace
 from learnsgl.trace.verify import verify
+from learnsgl.viz.timeline import timeline
 
 GREEDY = SamplingParams(temperature=0, max_tokens=24)
 QUESTIONS = [
@@ -42,6 +43,17 @@ def test_an_answer_does_not_hang_on_its_neighbours(llm: LLM) -> None:
 
 def test_a_stream_gives_the_same_text(llm: LLM) -> None:
     assert "".join(delta.text for delta in llm.stream("Hello!", GREEDY)) == llm.generate("Hello!", GREEDY)[0].text
+
+
+def test_its_recording_can_be_drawn(llm: LLM) -> None:
+    llm.generate(["Hello!", "How are you? " * 10], GREEDY)
+    list(llm.stream("Hello!", GREEDY))
+    assert llm.trace_folder is not None
+    figure, data = timeline(Trace.open(llm.trace_folder))
+    assert data.scheduler == "llm"
+    assert len(data.visits[-1].chunks_ns) > 1
+    assert {work.kind for work in data.work} >= {"tokenize", "schedule", "detokenize"}
+    assert "requests" in [label.get_text() for axes in figure.axes for label in axes.texts + axes.get_yticklabels()]
 
 
 @pytest.mark.model

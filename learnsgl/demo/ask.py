@@ -18,7 +18,7 @@ from openai.types.chat import ChatCompletionMessageParam
 from learnsgl.demo.questions import Question
 
 TIMEOUT_S = 300.0
-APART_S = 0.01
+APART_S = 0.003
 """From one question to the next, so that they arrive in their order and one demo's picture is like the next one's."""
 
 

@@ -165,10 +165,11 @@ class Painter:
             return
         later = [s.forward_ns[0] for s in self._data.steps if s.chunks and s.number > step.number and s.forward_ns]
         cached = self._data.cached_tokens.get(run.uid, 0)
-        text = number + (f" (+ {cached:,} cached)" if cached > run.num_tokens else "")
+        is_mostly_cached = cached > run.num_tokens
+        lines = [f"{self._names[run.uid]}: {number}", *([f"{cached:,} from the cache"] if is_mostly_cached else [])]
         room = (self.x(min(later)) if later else self._right) - right
-        if len(step.chunks) == 1 and room > len(text) * self._char:
-            self._text(text, (right, y), offset=(4, 0))
+        if (len(step.chunks) == 1 or is_mostly_cached) and room > max(map(len, lines)) * self._char:
+            self._text("\n".join(lines), (right, self._lanes.by_key[PREFILL_LANE].middle), offset=(4, 0))
 
     def _label_decode(self, step: DeviceStep) -> None:
         assert step.forward_ns is not None

@@ -164,7 +164,7 @@ class _Layout:
         left, right = axes.get_xlim()
         width = max(end - start, 0.004 * (right - left))
         frame = Rectangle(
-            (start, 0), width, self._lanes.bottom, facecolor="none", edgecolor=self._theme.mark, lw=0.9, zorder=7,
+            (start, 0), width, self._lanes.bottom, facecolor="none", edgecolor=self._theme.mark, lw=0.9, zorder=5,
             clip_on=False,
         )  # fmt: skip
         axes.add_patch(frame)

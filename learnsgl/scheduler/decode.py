@@ -18,5 +18,5 @@ def decodable_rows(table: ReqTable) -> Int64Array:
     With `k` tokens scheduled, a row's steps in flight and behind it give output up to position `k`; the token at
     position `limit_len - 1` is the last one, and it is never an input.
     """
-    wanted = (table.stage == Stage.DECODE) & (table.scheduled_len + 1 < table.limit_len)
+    wanted = table.is_in(Stage.DECODE) & (table.scheduled_len + 1 < table.limit_len)
     return np.flatnonzero(wanted)

@@ -107,7 +107,7 @@ class PrefillManager:
 
     def _continue_chunks(self, budget: int) -> list[Run]:
         """The next chunks of prompts that have begun, in the order of their arrival."""
-        rows = np.flatnonzero(self._table.stage == Stage.PREFILL).tolist()
+        rows = np.flatnonzero(self._table.is_in(Stage.PREFILL)).tolist()
         runs = []
         for row in sorted(rows, key=lambda row: self._table.req(row).order):
             if budget == 0:
@@ -134,7 +134,7 @@ class PrefillManager:
         if not self._cache.shares:
             return None
         table = self._table
-        computing = (table.committed_len < table.prompt_len) & (table.stage != Stage.FINISHED)
+        computing = (table.committed_len < table.prompt_len) & ~table.is_in(Stage.FINISHED)
         known = match.num_pages * self._table.page_size
         for row in np.flatnonzero(computing).tolist():
             other = self._table.req(row)

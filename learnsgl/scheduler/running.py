@@ -80,10 +80,11 @@ class RunningReqs:
         if total > self.allocator.num_free:
             self.cache.evict(total - self.allocator.num_free)
         pages = self.allocator.allocate(total)
-        growing = counts > 0
-        positions = self.table.append_pages(rows[growing], counts[growing], pages)
+        is_growing = counts > 0
+        growing, new = rows[is_growing], counts[is_growing]
+        positions = self.table.append_pages(growing, new, pages)
         self.num_promised -= total
-        self._journal.allocated(step, rows[growing], counts[growing], positions, pages)
+        self._journal.allocated(step, growing, new, positions, pages)
         return counts, pages
 
     def remember_prompts(self, rows: Int64Array) -> None:
@@ -97,8 +98,7 @@ class RunningReqs:
 
     def unfinished_rows(self) -> Int64Array:
         """Rows of requests that have not ended, ascending."""
-        stages = self.table.stage
-        return np.flatnonzero((stages == Stage.PREFILL) | (stages == Stage.DECODE))
+        return np.flatnonzero(self.table.is_in(Stage.PREFILL) | self.table.is_in(Stage.DECODE))
 
     # ------------------------------------------------------------ end
 
@@ -136,7 +136,7 @@ class RunningReqs:
     def release(self, step: int, rows: Int64Array) -> None:
         """Give back all that finished requests hold, those of `rows` that no step in flight holds."""
         table = self.table
-        done = (table.stage[rows] == Stage.FINISHED) & (table.num_in_flight[rows] == 0)
+        done = table.has_ended(rows) & (table.num_in_flight[rows] == 0)
         rows = rows[done]
         if not len(rows):
             return

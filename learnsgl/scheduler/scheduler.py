@@ -33,7 +33,7 @@ from learnsgl.scheduler.live_state import LiveState
 from learnsgl.scheduler.policy import make_policy
 from learnsgl.scheduler.prefill import Admitted, PrefillManager, Run
 from learnsgl.scheduler.running import RunningReqs
-from learnsgl.scheduler.table import Int64Array, ReqTable
+from learnsgl.scheduler.table import BoolArray, Int64Array, ReqTable
 from learnsgl.trace.journal import Journal, as_bytes
 from learnsgl.trace.keyframe import KeyframeWriter
 from learnsgl.trace.recorder import Recorder
@@ -45,9 +45,10 @@ class InFlight:
 
     ticket: Ticket
     rows: Int64Array
-    starts: Int64Array
+    uids: Int64Array
+    choices: Int64Array
     lens: Int64Array
-    wants_token: Int64Array
+    wants_token: BoolArray
     num_prefill: int
 
 
@@ -69,7 +70,7 @@ class Scheduler:
         self._clock = clock
         self.journal = Journal(recorder, clock, run_key)
         self._policy = make_policy(config.policy)
-        self._eos_ids = np.array(info.eos_ids, dtype=np.int32)
+        self._is_eos: BoolArray = np.isin(np.arange(info.vocab_size), info.eos_ids)
         allocator = PageAllocator(info.num_pages)
         table = ReqTable(config.max_running_requests, info.max_model_len, info.page_size)
         self.running = RunningReqs(table, allocator, self._make_cache(info.page_size, allocator), self.journal)
@@ -227,19 +228,22 @@ class Scheduler:
 
     def _submit(self, start_ns: int, prompts: list[Run], admitted: Admitted, decodable: Int64Array) -> None:
         table = self.running.table
-        rows = np.concatenate([np.array([run.row for run in prompts], dtype=np.int64), decodable])
-        starts = table.scheduled_len[rows]
-        lens = np.concatenate([np.array([run.length for run in prompts], dtype=np.int64), np.ones_like(decodable)])
-        counts, pages = self.running.grow(self.step_number, rows, starts + lens)
-        table.scheduled_len[rows] += lens
+        rows, lens = decodable, np.ones_like(decodable)
+        if prompts:
+            rows = np.concatenate([[run.row for run in prompts], rows])
+            lens = np.concatenate([[run.length for run in prompts], lens])
+        uids, choices, starts = table.uid[rows], table.choice[rows], table.scheduled_len[rows]
+        stops = starts + lens
+        counts, pages = self.running.grow(self.step_number, rows, stops)
+        table.scheduled_len[rows] = stops
         table.num_in_flight[rows] += 1
-        prompt_done = table.scheduled_len[rows] >= table.prompt_len[rows]
-        stages = np.where(prompt_done, Stage.DECODE, Stage.PREFILL)
+        prompt_done = stops >= table.prompt_len[rows]
+        stages = np.where(prompt_done, Stage.DECODE.value, Stage.PREFILL.value)
         stage_deltas = stages - table.stage[rows]
         table.stage[rows] = stages
         self.journal.stepped(
-            self.step_number, start_ns, table.uid[rows], table.choice[rows], rows, starts,
-            lens, stage_deltas, len(prompts), len(self.prefill.queue), self.running.allocator.num_free,
+            self.step_number, start_ns, uids, choices, rows, starts, lens,
+            stage_deltas, len(prompts), len(self.prefill.queue), self.running.allocator.num_free,
         )  # fmt: skip
         submit_ns = self._clock()
         step = Step(
@@ -250,7 +254,7 @@ class Scheduler:
         ticket = self._executor.submit(step)
         self._executor.sample(ticket, None)
         self.journal.submitted(self.step_number, submit_ns)
-        self._in_flight.append(InFlight(ticket, rows, starts, lens, prompt_done.astype(np.int64), len(prompts)))
+        self._in_flight.append(InFlight(ticket, rows, uids, choices, lens, prompt_done, len(prompts)))
 
     # ------------------------------------------------------------ results
 
@@ -269,25 +273,21 @@ class Scheduler:
     def _commit(self, step: InFlight, result: StepResult) -> None:
         start_ns = self._clock()
         table, rows = self.running.table, step.rows
-        alive = table.stage[rows] != Stage.FINISHED
-        kept = (step.wants_token == 1) & alive
+        kept = step.wants_token & ~table.has_ended(rows)
         tokens = np.zeros(len(rows), dtype=np.int32)
-        tokens[step.wants_token == 1] = result.tokens
-        got = rows[kept]
+        tokens[step.wants_token] = result.tokens
+        tokens, got = tokens[kept], rows[kept]
         positions = table.prompt_len[got] + table.num_output[got]
-        table.token_ids[got, positions] = tokens[kept]
+        table.token_ids[got, positions] = tokens
         table.committed_len[rows] += step.lens
         table.num_output[got] += 1
         table.num_in_flight[rows] -= 1
-        uids, choices = table.uid[rows], table.choice[rows]
-        self.journal.committed(
-            result.number, start_ns, uids, choices, rows, step.lens, kept.astype(np.int64)
-        )  # fmt: skip
-        is_eos = np.isin(tokens[kept], self._eos_ids) & ~table.ignore_eos[got]
+        self.journal.committed(result.number, start_ns, step.uids, step.choices, rows, step.lens, kept.astype(np.int64))
+        is_eos = self._is_eos[tokens] & ~table.ignore_eos[got]
         self._outbox.step = result.number
-        self._outbox.uids = as_bytes(uids[kept], "i8")
-        self._outbox.choices = as_bytes(choices[kept], "i4")
-        self._outbox.token_ids = as_bytes(tokens[kept], "i4")
+        self._outbox.uids = as_bytes(step.uids[kept], "i8")
+        self._outbox.choices = as_bytes(step.choices[kept], "i4")
+        self._outbox.token_ids = as_bytes(tokens, "i4")
         self._outbox.hidden = is_eos.astype(np.uint8).tobytes() if is_eos.any() else b""
         self.running.remember_prompts(rows[: step.num_prefill])
         ended = is_eos | (positions + 1 >= table.limit_len[got])

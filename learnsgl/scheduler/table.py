@@ -16,6 +16,7 @@ from learnsgl.core import Int32Array, Req, Stage
 from learnsgl.trace.digest import RowField
 
 Int64Array = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
 
 
 class ReqTable:
@@ -44,7 +45,7 @@ class ReqTable:
         # Memory that is never touched is never given by the operating system: wide tables cost what is used of them.
         self.page_table: Int32Array = np.zeros((num_rows, -(-max_model_len // page_size)), dtype=np.int32)
         self.token_ids: Int32Array = np.zeros((num_rows, max_model_len), dtype=np.int32)
-        self.ignore_eos: npt.NDArray[np.bool_] = np.zeros(num_rows, dtype=np.bool_)
+        self.ignore_eos: BoolArray = np.zeros(num_rows, dtype=np.bool_)
         self.reqs: list[Req | None] = [None] * num_rows
         self._free_rows = list(range(num_rows))  # a heap: the lowest free row is given first
 
@@ -108,13 +109,27 @@ class ReqTable:
         return lacking
 
     def append_pages(self, rows: Int64Array, counts: Int64Array, pages: Int32Array) -> Int64Array:
-        """Append pages to rows, `counts` [n] each. Returns their positions in the rows, int64 [sum(counts)]."""
-        old = self.num_pages[rows]
+        """Append pages to rows, `counts` [n] of at least 1 each. Returns their positions in the rows, int64 [sum]."""
+        old: Int64Array = self.num_pages[rows]
+        if len(pages) == len(rows):  # one each, as in a decode step
+            self.page_table[rows, old] = pages
+            self.num_pages[rows] += 1
+            return old
         first_of_row = np.repeat(np.cumsum(counts) - counts, counts)
         positions: Int64Array = np.repeat(old, counts) + np.arange(len(pages)) - first_of_row
         self.page_table[np.repeat(rows, counts), positions] = pages
         self.num_pages[rows] += counts
         return positions
+
+    def is_in(self, stage: Stage) -> BoolArray:
+        """Which rows are in a stage: bool [num_rows]."""
+        in_it: BoolArray = self.stage == stage.value  # numpy takes five times as long for an enum as for a plain int
+        return in_it
+
+    def has_ended(self, rows: Int64Array) -> BoolArray:
+        """Which of `rows` [n] hold a request that has ended: bool [n]."""
+        ended: BoolArray = self.stage[rows] == Stage.FINISHED.value
+        return ended
 
     def used_rows(self) -> Int64Array:
         """Rows in use, ascending."""

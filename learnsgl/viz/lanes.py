@@ -13,6 +13,8 @@ from learnsgl.viz.timeline_data import TimelineData
 PREFILL_LANE = "prefill"
 DECODE_LANE = "decode"
 _VISIT_HEIGHT = 0.3
+_MAX_API_HEIGHT = 3.6
+"""So many requests share that their rows get thinner, rather than the other lanes."""
 _MARGIN = 0.14
 
 
@@ -52,6 +54,7 @@ class Lanes:
     Attributes:
         by_key: from the name of a process, `PREFILL_LANE` or `DECODE_LANE` to its row, from the top.
         visits: from a request's id to the middle of its own thin row in the lane of the API server.
+        visit_height: of such a row.
 
     Args:
         data: the recording.
@@ -59,7 +62,7 @@ class Lanes:
 
     def __init__(self, data: TimelineData) -> None:
         self.by_key: dict[str, Lane] = {}
-        api_height = max(1.0, 0.3 + _VISIT_HEIGHT * len(data.visits))
+        api_height = min(_MAX_API_HEIGHT, max(1.0, 0.3 + _VISIT_HEIGHT * len(data.visits)))
         if data.visits and "api" not in data.processes:  # the offline API: one process, and no door of its own
             self._add("api", "requests", api_height)
         for process in data.processes:
@@ -70,8 +73,10 @@ class Lanes:
             else:
                 self._add(process, process, api_height if process == "api" else 0.9)
         self.visits: dict[int, float] = {}
+        self.visit_height = _VISIT_HEIGHT
         if data.visits:
             top, height = self.by_key["api"].inner
+            self.visit_height = min(_VISIT_HEIGHT, height / len(data.visits))
             for place, visit in enumerate(data.visits):
                 self.visits[visit.uid] = top + height * (place + 0.5) / len(data.visits)
 

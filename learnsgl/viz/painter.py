@@ -6,23 +6,24 @@ request; those on the y axis are the heights of `lanes.py`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import itertools
+from collections.abc import Mapping
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.collections import PolyCollection
 from matplotlib.patches import FancyArrowPatch
 from matplotlib.patheffects import withStroke
 
+from learnsgl.viz.bars import Bars, Point, split
 from learnsgl.viz.lanes import DECODE_LANE, PREFILL_LANE, Lane, Lanes
 from learnsgl.viz.theme import Theme, ink_on
 from learnsgl.viz.timeline_data import DeviceStep, Message, Run, TimelineData
 
 TEXT_SIZE = 8
+MIN_NAME_HEIGHT = 0.2
+"""A request's name doesn't fit into a thinner row."""
 _CHAR_SHARE = 0.0135
 """About how much of a panel of half the figure's width a character takes; a safe guess is enough."""
-
-Point = tuple[float, float]
 
 
 class Painter:
@@ -47,6 +48,12 @@ class Painter:
         self._per_second = per_second
         self._left, self._right = self.x(window_ns[0]), self.x(window_ns[1])
         self._char = (self._right - self._left) * _CHAR_SHARE * 0.5 / width
+        chunked = [step for step in data.steps if step.chunks and step.forward_ns]
+        self._next_chunk = {
+            step.number: self.x(later.forward_ns[0])
+            for step, later in itertools.pairwise(chunked)
+            if later.forward_ns is not None
+        }
         self._halo = withStroke(linewidth=2.4, foreground=theme.background)
         theme.style_axes(axes)
         axes.set_xlim(self._left, self._right)
@@ -75,15 +82,16 @@ class Painter:
             start, end = self.x(visit.received_ns), self.x(visit.answered_ns or self._data.end_ns)
             self._axes.plot([start, end], [y, y], color=colour, lw=1.2, solid_capstyle="butt", zorder=2)
             chunks = [x for x in map(self.x, visit.chunks_ns) if self._left <= x <= self._right]
-            self._axes.vlines(chunks, y - 0.11, y + 0.11, color=colour, lw=1.2, zorder=3)
-            if with_names and self._left <= start <= self._right:
+            half = 0.37 * self._lanes.visit_height
+            self._axes.vlines(chunks, y - half, y + half, color=colour, lw=1.2, zorder=3)
+            if with_names and self._lanes.visit_height > MIN_NAME_HEIGHT and self._left <= start <= self._right:
                 self._text(self._names[visit.uid], (start, y), offset=(-3, 0), ha="right")
 
     # ------------------------------------------------------------ work on the CPU
 
     def draw_work(self, *, with_labels: bool) -> None:
         """What the processes did on the CPU, and how long the scheduler waited for the device."""
-        bars = _Bars()
+        bars = Bars()
         for work in self._data.work:
             if work.kind == "wait":
                 y = self._lanes.by_key[work.process].middle
@@ -130,13 +138,13 @@ class Painter:
         Args:
             with_numbers: name each decode step that is wide enough, and its sampling.
         """
-        bars = _Bars()
+        bars = Bars()
         for step in self._data.steps:
             if step.forward_ns is None or step.sample_ns is None or not self._shows(step):
                 continue
             for lane, runs in ((PREFILL_LANE, step.chunks), (DECODE_LANE, step.decodes)):
                 inner = self._lanes.by_key[lane].inner
-                for run, part in _split(runs, *inner):
+                for run, part in split(runs, *inner):
                     colour = self._theme.request(run.uid)
                     self._bar(bars, *step.forward_ns, part, colour, edge=self._theme.background)
                     if run.is_prefill:
@@ -163,11 +171,10 @@ class Painter:
         if fitting and part[1] > 0.3:
             self._text(fitting[0], ((left + right) / 2, y), ha="center", colour=ink_on(self._theme.request(run.uid)))
             return
-        later = [s.forward_ns[0] for s in self._data.steps if s.chunks and s.number > step.number and s.forward_ns]
         cached = self._data.cached_tokens.get(run.uid, 0)
         is_mostly_cached = cached > run.num_tokens
         lines = [f"{self._names[run.uid]}: {number}", *([f"{cached:,} from the cache"] if is_mostly_cached else [])]
-        room = (self.x(min(later)) if later else self._right) - right
+        room = self._next_chunk.get(step.number, self._right) - right
         if (len(step.chunks) == 1 or is_mostly_cached) and room > max(map(len, lines)) * self._char:
             self._text("\n".join(lines), (right, self._lanes.by_key[PREFILL_LANE].middle), offset=(4, 0))
 
@@ -246,7 +253,7 @@ class Painter:
         start, end = (min(max(self.x(ns), self._left), self._right) for ns in span_ns)
         return start, end
 
-    def _bar(self, bars: _Bars, start_ns: int, end_ns: int, inner: Point, colour: str, edge: str = "none") -> None:
+    def _bar(self, bars: Bars, start_ns: int, end_ns: int, inner: Point, colour: str, edge: str = "none") -> None:
         start, end = self.x(start_ns), self.x(end_ns)
         if end >= self._left and start <= self._right:
             bars.add(start, end, inner, colour, edge)
@@ -260,35 +267,3 @@ class Painter:
             text, place, offset, textcoords="offset points", ha=ha, va="center", fontsize=TEXT_SIZE, zorder=6,
             color=colour or self._theme.ink, path_effects=effects, annotation_clip=False, bbox=bbox,
         )  # fmt: skip
-
-
-class _Bars:
-    """Rectangles that are added to a panel in one go: thousands are drawn as fast as one."""
-
-    def __init__(self) -> None:
-        self._corners: list[list[Point]] = []
-        self._faces: list[str] = []
-        self._edges: list[str] = []
-
-    def add(self, start: float, end: float, inner: Point, face: str, edge: str) -> None:
-        top, height = inner
-        self._corners.append([(start, top), (end, top), (end, top + height), (start, top + height)])
-        self._faces.append(face)
-        self._edges.append(edge)
-
-    def add_to(self, axes: Axes, *, zorder: float) -> None:
-        axes.add_collection(
-            PolyCollection(
-                self._corners, facecolors=self._faces, edgecolors=self._edges, linewidths=0.5, zorder=zorder
-            ),
-            autolim=False,
-        )
-
-
-def _split(runs: tuple[Run, ...], top: float, height: float) -> Iterator[tuple[Run, Point]]:
-    """Divide a bar among the requests of a step, by their tokens."""
-    total = sum(run.num_tokens for run in runs)
-    for run in runs:
-        part = height * run.num_tokens / total
-        yield run, (top, part)
-        top += part

@@ -136,6 +136,16 @@ def test_the_device_has_two_lanes_below_its_scheduler(tmp_path: Path) -> None:
     assert all(upper[1] == lower[0] for upper, lower in itertools.pairwise(edges))
 
 
+def test_many_requests_leave_room_for_the_other_lanes(tmp_path: Path) -> None:
+    story = tell()
+    story["api"] += [ev.HttpReceived(101 + uid, uid, "/v1/completions", False, 9) for uid in range(1000, 1200)]
+    trace = trace_of(tmp_path, story)
+    lanes = Lanes(read_timeline(trace))
+    assert len(lanes.visits) == 201
+    assert lanes.by_key["api"].height < lanes.bottom / 2
+    draw(trace)
+
+
 def test_level_steps_is_drawn_without_messages(tmp_path: Path) -> None:
     trace = trace_of(tmp_path, at_level(tell(), TraceLevel.STEPS), TraceLevel.STEPS)
     data = read_timeline(trace)

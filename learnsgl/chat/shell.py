@@ -82,18 +82,16 @@ class Shell:
         Raises:
             ServingError: the server has gone, and the chat is not interactive, or the server was its own.
         """
-        while True:
+        goes_on = True
+        while goes_on:
             try:
-                line = self._reader.read()
+                goes_on = self._obey(self._reader.read().rstrip("\n"))
             except EOFError:
                 break
-            except KeyboardInterrupt:
+            except KeyboardInterrupt:  # at the prompt, or just as an answer had ended
                 if not self._interactive:
                     raise
                 self._note("(Ctrl-D or /exit leaves)")
-                continue
-            if not self._obey(line.rstrip("\n")):
-                break
         return 0 if self._interactive or not self._num_refused else 1
 
     def _obey(self, line: str) -> bool:

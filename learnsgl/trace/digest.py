@@ -101,9 +101,11 @@ class WeightTable:
         return mix64_array(mix64_array(base) + np.uint64(self._part)) | np.uint64(1)
 
     def __getitem__(self, indices: IntArray) -> UInt64Array:
-        if len(indices) and int(indices.max()) >= len(self._weights):
+        try:
+            return self._weights[indices]
+        except IndexError:  # seldom; to look for the greatest index each time takes longer than the look-up
             self._weights = self._make(2 * (int(indices.max()) + 1))
-        return self._weights[indices]
+            return self._weights[indices]
 
 
 class StateDigest:
@@ -139,7 +141,7 @@ class StateDigest:
         if isinstance(deltas, int):
             self._add(int(weights.sum(dtype=np.uint64)) * deltas)
         else:
-            self._add(int((weights * deltas.astype(np.int64).view(np.uint64)).sum(dtype=np.uint64)))
+            self._add(int(weights @ deltas.astype(np.int64, copy=False).view(np.uint64)))
 
     def whole_row(self, sign: int, row: int, values: IntArray) -> None:
         """A row appeared (+1) or vanished (-1) with these values, int64 [len(RowField)]."""

@@ -18,10 +18,12 @@ from learnsgl.trace.digest import IntArray, RowField, StateDigest
 from learnsgl.trace.recorder import Recorder
 from learnsgl.trace.state import NodeFacts
 
+_LITTLE_ENDIAN = {code: np.dtype(f"<{code}") for code in ("i8", "i4", "u1")}
+
 
 def as_bytes(values: Sequence[int] | IntArray, dtype: str) -> bytes:
-    """Numbers as the little-endian bytes that an event's array field holds."""
-    return np.asarray(values, dtype=np.dtype(dtype).newbyteorder("<")).tobytes()
+    """Numbers as the little-endian bytes that an event's array field holds; `dtype` is i8, i4 or u1."""
+    return np.asarray(values, dtype=_LITTLE_ENDIAN[dtype]).tobytes()
 
 
 class Journal:

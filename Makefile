@@ -12,7 +12,7 @@ TYPED := $(wildcard learnsgl/*.py) $(filter-out $(addprefix learnsgl/,engine mod
 INSTALLED_HERE := $(shell $(PY) -I -c 'import os, learnsgl; \
 	os.path.samefile(learnsgl.__path__[0], "learnsgl") or exit(1)' 2>/dev/null || rm -f .venv/.installed-*)
 
-.PHONY: help demo test serve lab traces
+.PHONY: help demo test serve lab traces bench
 .DELETE_ON_ERROR:
 
 help:
@@ -25,6 +25,8 @@ help:
 	@echo '               (all of them: make serve ARGS=--help)'
 	@echo '  make lab     the notebooks, in JupyterLab'
 	@echo '  make traces  the recordings in traces/, made again from the real server'
+	@echo '  make bench   measures speed, memory and what recording costs, and writes docs/benchmarks.md;'
+	@echo '               close what else runs first (20 minutes at most)'
 	@echo '  make test    style, types and all tests: what must hold before a change is merged'
 	@echo
 	@echo 'The first of these makes .venv and installs into it (minutes, most of them for torch); the'
@@ -42,6 +44,9 @@ lab: .venv/.installed-notebooks
 
 traces: .venv/.installed-demo
 	@$(PY) traces/record.py $(ARGS)
+
+bench: .venv/.installed-base
+	@$(PY) -m learnsgl bench all $(ARGS)
 
 # pytest comes last, so that its summary is the last line. It runs the demo too (tests/demo), from a folder of its own.
 test: .venv/.installed-test

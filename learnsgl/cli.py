@@ -21,6 +21,8 @@ examples:
   learnsgl demo                              the whole story in one command: serve, ask, record, show
   learnsgl serve --trace traces              an OpenAI-compatible server, and a recording of all it does
   learnsgl trace verify traces               prove that the newest recording is complete
+  learnsgl chat                              talk with the server, or with one that is started for it
+  learnsgl generate --chat "Who are you?"    answer prompts without a server
   learnsgl doctor                            what is wrong with this machine, and how to mend it
 """
 

@@ -18,6 +18,7 @@ from learnsgl.chat.sse import event_data
 from learnsgl.errors import OptionError, RequestError, ServingError
 
 CONNECT_S = 5.0
+MODELS_S = 10.0
 READ_S = 300.0
 """A long prompt may take minutes on a small machine before its first token."""
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -95,7 +96,7 @@ class ChatClient:
             RequestError: it refuses, perhaps for want of a key.
         """
         with self._explained(), self._http() as http:
-            response = http.get("/v1/models")
+            response = http.get("/v1/models", timeout=MODELS_S)
             if response.is_error:
                 raise refusal(response)
             try:

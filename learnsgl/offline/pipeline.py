@@ -161,10 +161,10 @@ class Pipeline:
 
     def close(self) -> None:
         """Abort what still runs, close the executor and the trace; safe to call twice."""
+        was_closed, self._closed = self._closed, True  # ahead of the lock: a thread that generates lets go of it
+        if was_closed:
+            return
         with uninterrupted(), self._lock:
-            if self._closed:
-                return
-            self._closed = True
             in_order = False
             try:
                 if self._failure is None:

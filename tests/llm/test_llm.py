@@ -237,6 +237,23 @@ def test_two_threads_may_share_one(make: Maker) -> None:
     assert got == {prompt: [echo(prompt, 40)] * 3 for prompt in ("ab", "cde", "fghi")}
 
 
+def test_closing_ends_what_another_thread_waits_for(make: Maker) -> None:
+    llm, began, caught = make(seed=5), threading.Event(), []
+
+    def work() -> None:
+        try:
+            llm.generate("ab", SamplingParams(max_tokens=200), progress=lambda progress: began.set())
+        except ServingError as error:
+            caught.append(str(error))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    assert began.wait(30)
+    llm.close()
+    thread.join(30)
+    assert caught == ["this LLM is closed; make a new one"]
+
+
 def test_it_works_while_an_event_loop_runs(make: Maker) -> None:
     async def main() -> list[str]:
         return texts(make().generate("ab", TEN))

@@ -15,11 +15,10 @@ from learnsgl.trace.reader import Trace
 from learnsgl.trace.verify import verify
 from learnsgl.viz.timeline import timeline
 
-GREEDY = SamplingParams(temperature=0, max_tokens=24)
+GREEDY = SamplingParams(temperature=0, max_tokens=16)
 QUESTIONS = [
     "What is the capital of France? Answer in one sentence.",
     "Name three colours.",
-    "Why is the sky blue? Begin your answer with: The sky",
 ]
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import openai
 
-from learnsgl.lessons.server import LocalServer
+from learnsgl.local_server import LocalServer
 from learnsgl.trace.manifest import update_manifest
 from learnsgl.trace.pack import pack
 from learnsgl.trace.reader import Trace

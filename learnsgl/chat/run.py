@@ -15,7 +15,7 @@ from learnsgl.chat.shell import COMMANDS, Partner, Shell
 from learnsgl.config import Config, cache_folder, flag_of
 from learnsgl.errors import LearnsglError, OptionError, StartupError
 from learnsgl.hub import resolve_model
-from learnsgl.lessons.server import LocalServer
+from learnsgl.local_server import LocalServer
 from learnsgl.terminal import utf8_output
 
 _LAST_LOG_LINES = 10

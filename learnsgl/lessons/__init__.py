@@ -4,7 +4,7 @@ The lessons in `notebooks/` and `traces/record.py` import it. The server never d
 """
 
 from learnsgl.lessons.checks import Outcome, Result, reveal
-from learnsgl.lessons.server import LocalServer
 from learnsgl.lessons.shell import shell
+from learnsgl.local_server import LocalServer
 
 __all__ = ["LocalServer", "Outcome", "Result", "reveal", "shell"]

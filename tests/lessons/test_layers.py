@@ -4,7 +4,7 @@ import ast
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[2] / "learnsgl"
-ON_TOP = ("chat", "demo", "lessons", "viz")
+ON_TOP = ("demo", "lessons", "viz")
 """Rooms that may import the lessons: none of them is part of the server."""
 
 

@@ -9,8 +9,8 @@ import httpx
 import pytest
 
 from learnsgl.core import SamplingParams
-from learnsgl.lessons.server import LocalServer
 from learnsgl.llm import LLM
+from learnsgl.local_server import LocalServer
 from learnsgl.trace.reader import Trace
 from learnsgl.trace.verify import verify
 from learnsgl.viz.timeline import timeline

@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from learnsgl.errors import StartupError
-from learnsgl.lessons import LocalServer
+from learnsgl.local_server import LocalServer
 from learnsgl.trace.reader import Trace
 from learnsgl.trace.verify import verify
 
@@ -67,7 +67,7 @@ def test_a_server_that_can_not_start_says_why(tmp_path):
 def test_a_server_ends_however_the_python_that_started_it_ends(tmp_path):
     script = textwrap.dedent(f"""
         import os
-        from learnsgl.lessons import LocalServer
+        from learnsgl.local_server import LocalServer
         server = LocalServer("--num-pages", "2048", "--num-threads", "1", model={MODEL!r})
         print(server.process.pid, flush=True)
         os.kill(os.getpid(), 9)

@@ -60,7 +60,7 @@ class LocalServer:
         self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - `close` closes it
         self._last_log = ""
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "learnsgl.lessons.guard", *words, *options],
+            [sys.executable, "-m", "learnsgl.local_server.guard", *words, *options],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,

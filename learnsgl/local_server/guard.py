@@ -1,6 +1,6 @@
 """The server's own process, when a notebook starts it: it serves until its standard input ends.
 
-`LocalServer` runs `python -m learnsgl.lessons.guard serve ...` and holds the other end of that pipe. However a
+`LocalServer` runs `python -m learnsgl.local_server.guard serve ...` and holds the other end of that pipe. However a
 notebook's kernel ends, also by `kill -9`, the pipe closes, and so no server is left behind.
 """
 

@@ -91,6 +91,11 @@ class EngineConfig:
         "of weights, activations and KV cache; auto is float32 on a CPU",
         choices=("auto", "float32", "bfloat16"),
     )
+    quantization: str = option(
+        "none",
+        "int8 keeps the weights of linear layers as 8-bit integers: on a CPU faster, smaller and a little less exact",
+        choices=("none", "int8"),
+    )
     num_threads: int | None = option(
         None, "CPU threads of the engine; by default the machine's cores", minimum=1, maximum=1024
     )

@@ -12,7 +12,8 @@ import psutil  # type: ignore[import-untyped]
 import torch
 
 from learnsgl.config import EngineConfig
-from learnsgl.errors import StartupError
+from learnsgl.errors import OptionError, StartupError
+from learnsgl.models.int8 import Int8Quantizer
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _CGROUP = Path("/sys/fs/cgroup")  # version 2, where a container's limits stand; nothing depends on its being there
@@ -51,6 +52,28 @@ def choose_dtype(config: EngineConfig, device: torch.device) -> torch.dtype:
     if config.dtype == "auto":
         return torch.float32 if device.type == "cpu" else torch.bfloat16
     return _DTYPES[config.dtype]
+
+
+def choose_quantizer(config: EngineConfig, device: torch.device, dtype: torch.dtype) -> Int8Quantizer | None:
+    """What `--quantization` asks for.
+
+    Raises:
+        OptionError: it doesn't go with the device or the dtype.
+        StartupError: this PyTorch or this processor can't do it.
+    """
+    if config.quantization == "none":
+        return None
+    if device.type != "cpu":
+        raise OptionError(
+            f"--quantization {config.quantization} is built for the CPU, and the device is {device}; "
+            "add --device cpu, or leave --quantization out"
+        )
+    if dtype != torch.float32:
+        raise OptionError(
+            f"--quantization {config.quantization} goes with --dtype float32 (or auto), and not with "
+            f"{dtype_name(dtype)}; leave one of the two out"
+        )
+    return Int8Quantizer()
 
 
 def dtype_name(dtype: torch.dtype) -> str:

@@ -43,6 +43,7 @@ def load_model_runner(folder: Path, name: str, engine: EngineConfig, scheduler: 
     dtype = devices.choose_dtype(engine, device)
     num_threads = devices.choose_num_threads(engine)
     torch.set_num_threads(num_threads)
+    quantizer = devices.choose_quantizer(engine, device, dtype)
     config = load_model_config(folder)
     architecture = model_class(config.architecture)
     num_positions = wanted_model_len(config, engine)
@@ -51,7 +52,10 @@ def load_model_runner(folder: Path, name: str, engine: EngineConfig, scheduler: 
 
     with _phase("load_weights", phases), _out_of_memory("the weights"):
         model = architecture(config, num_positions=num_positions, dtype=dtype, device=device)
-        weights_bytes = _load(model, folder, available_before)
+        _load(model, folder, available_before)
+    if quantizer is not None:
+        with _phase("quantize_weights", phases), _out_of_memory("the quantised weights"), torch.inference_mode():
+            model.convert_linears(quantizer)
     with _phase("allocate_kv", phases), _out_of_memory("the KV pages"):
         plan = plan_memory(config, engine, scheduler, dtype=dtype, available_bytes=devices.available_bytes(device))
         runner = _make_runner(model, config, plan, engine, scheduler, dtype=dtype, device=device)
@@ -62,14 +66,14 @@ def load_model_runner(folder: Path, name: str, engine: EngineConfig, scheduler: 
     info = ExecutorInfo(
         model=name,
         device=devices.describe(device, num_threads),
-        dtype=devices.dtype_name(dtype),
+        dtype=devices.dtype_name(dtype) + ("" if quantizer is None else f" + {engine.quantization} weights"),
         num_pages=plan.num_pages,
         page_size=engine.page_size,
         max_model_len=plan.max_model_len,
         vocab_size=config.vocab_size,
         eos_ids=config.eos_ids,
         memory={
-            "weights": weights_bytes,
+            "weights": model.weight_bytes(),
             "kv_pages": plan.num_pages * plan.page_bytes,
             "workspace": plan.workspace_bytes,
             "available_before": available_before,
@@ -81,8 +85,8 @@ def load_model_runner(folder: Path, name: str, engine: EngineConfig, scheduler: 
     return Loaded(runner, info, device)
 
 
-def _load(model: CausalLM, folder: Path, available_bytes: int) -> int:
-    """Read the weights; returns their bytes."""
+def _load(model: CausalLM, folder: Path, available_bytes: int) -> None:
+    """Read the weights, if they fit."""
     places = model.checkpoint_tensors()
     num_bytes = sum(place.nbytes for place in places.values())
     if num_bytes > available_bytes:
@@ -91,7 +95,6 @@ def _load(model: CausalLM, folder: Path, available_bytes: int) -> int:
             "free memory, take --dtype bfloat16 if it is float32 now, or a smaller model"
         )
     load_weights(folder, places, ignored=model.ignored_tensors)
-    return num_bytes
 
 
 def _make_runner(

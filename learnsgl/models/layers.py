@@ -6,6 +6,8 @@ small model the machinery of a module costs as much as the operator inside it.
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
 import torch.nn.functional as F
 
@@ -16,8 +18,21 @@ TALL_ROWS = 8192
 """From so many output features on (the vocabulary), `W @ x.T` is faster on the CPU than `x @ W.T`."""
 
 
+class LinearLayer(Protocol):
+    """y = x W^T + b, however the weights are kept."""
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Apply the layer: [T, in_features] to [T, out_features], which may be a transposed view."""
+        ...
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that its weights take."""
+        ...
+
+
 class Linear:
-    """y = x W^T + b.
+    """y = x W^T + b, in the dtype of its weights (`LinearLayer`).
 
     Attributes:
         weight: [out_features, in_features].
@@ -42,6 +57,11 @@ class Linear:
         """A layer whose weights are still to be loaded."""
         weight = torch.empty(out_features, in_features, dtype=dtype, device=device)
         return cls(weight, torch.empty(out_features, dtype=dtype, device=device) if bias else None)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that its weights take."""
+        return self.weight.nbytes + (0 if self.bias is None else self.bias.nbytes)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Apply the layer: [T, in_features] to [T, out_features].

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import torch
@@ -10,6 +10,7 @@ import torch
 from learnsgl.attention.backend import AttentionBackend, ForwardBatch
 from learnsgl.errors import UnsupportedModelError
 from learnsgl.models.config import ModelConfig
+from learnsgl.models.layers import LinearLayer
 from learnsgl.models.llama import LlamaForCausalLM
 
 
@@ -25,6 +26,14 @@ class CausalLM(Protocol):
 
     def checkpoint_tensors(self) -> Mapping[str, torch.Tensor]:
         """Every tensor that a checkpoint must hold, by its name there: the place that it is copied to."""
+        ...
+
+    def convert_linears(self, convert: Callable[[LinearLayer], LinearLayer]) -> None:
+        """Put another form in the place of each linear layer, once the weights are loaded."""
+        ...
+
+    def weight_bytes(self) -> int:
+        """Bytes of all weights as they are now."""
         ...
 
     def forward(self, batch: ForwardBatch, attention: AttentionBackend) -> torch.Tensor:

@@ -34,7 +34,7 @@ BAD_BODIES = [
     (CHAT, b"\xff\xfe", "invalid_json", None),
     (CHAT, '{"model": "\\ud800"}', "invalid_json", None),
     (CHAT, '{"a":' * 50_000, "invalid_json", None),
-    (CHAT, '{"messages":' + "[" * 5_000 + "]" * 5_000 + "}", "invalid_json", None),
+    (CHAT, '{"messages":' + "[" * 100_000 + "]" * 100_000 + "}", "invalid_json", None),
     (CHAT, chat().replace("}", ', "temperature": NaN}', 1), "invalid_json", None),
     (COMPLETIONS, complete()[:-1] + ', "temperature": 1e999}', "invalid_json", None),
     # missing and wrong fields

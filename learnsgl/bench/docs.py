@@ -1,7 +1,8 @@
 """Writes the tables of `docs/benchmarks.md` from the raw results beside it; the words around them are written by hand.
 
-A table stands between `<!-- table: NAME -->` and `<!-- end -->`, and where a run's command, date and machine are to
-stand is `<!-- run: BENCH -->`. `learnsgl bench docs` calls `write_page`, and a test compares the page with `render`.
+A table stands between `<!-- table: NAME -->` and `<!-- end -->`; a run's command, date and machine where the page says
+`<!-- run: BENCH -->`; and what was tried for a benchmark's figures, from `tried.json`, at `<!-- tried: BENCH -->`.
+`learnsgl bench docs` calls `write_page`, and a test compares the page with `render`.
 """
 
 from __future__ import annotations
@@ -9,13 +10,57 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import msgspec
+
 from learnsgl.bench.command import BENCHES
 from learnsgl.bench.report import Report, read_report
 from learnsgl.bench.run import tables_of
+from learnsgl.bench.tables import Table
 from learnsgl.errors import FolderError
 
-_PLACE = re.compile(r"<!-- (table|run): ([\w-]+) -->\n.*?<!-- end -->", re.DOTALL)
+_PLACE = re.compile(r"<!-- (table|run|tried): ([\w-]+) -->\n.*?<!-- end -->", re.DOTALL)
 _SHOWN_VERSIONS = ("python", "torch", "transformers", "llama-cpp-python", "numpy")
+
+
+class Tried(msgspec.Struct, forbid_unknown_fields=True):
+    """One way that was tried to make a figure better, measured when it was tried.
+
+    Attributes:
+        bench: whose figure.
+        what: the change.
+        before, after: the figure, with its unit.
+        kept: whether the change stayed.
+        measured: how, where and when: command or measure, machine, date.
+    """
+
+    bench: str
+    what: str
+    before: str
+    after: str
+    kept: bool
+    measured: str
+
+
+def read_tried(folder: Path) -> list[Tried]:
+    """What was tried, from `tried.json`.
+
+    Raises:
+        FolderError: the file can't be read.
+    """
+    try:
+        return msgspec.json.decode((folder / "tried.json").read_bytes(), type=list[Tried])
+    except (OSError, msgspec.DecodeError) as error:
+        raise FolderError(f"{folder / 'tried.json'} can't be read ({error}); it is part of the checkout") from error
+
+
+def tried_table(tried: list[Tried], bench: str) -> Table:
+    """The ways that were tried for one benchmark."""
+    rows = [
+        (one.what, one.before, one.after, "kept" if one.kept else "not kept", one.measured)
+        for one in tried
+        if one.bench == bench
+    ]
+    return Table(f"tried-{bench}", ("tried", "before", "after", "", "measured"), rows)
 
 
 def render(page: str, folder: Path) -> str:
@@ -26,6 +71,10 @@ def render(page: str, folder: Path) -> str:
     """
     reports = {name: read_report(folder / f"{name}.json") for name in BENCHES}
     texts = {("run", name): about(report, f"{folder.name}/{name}.json") for name, report in reports.items()}
+    tried = read_tried(folder)
+    texts |= {
+        ("tried", name): tried_table(tried, name).markdown() for name in dict.fromkeys(one.bench for one in tried)
+    }
     for report in reports.values():
         texts |= {("table", table.name): table.markdown() for table in tables_of(report)}
 

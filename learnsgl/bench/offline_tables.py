@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from learnsgl.bench.offline import OfflineResults, Round
 from learnsgl.bench.stats import Spread, median_interval, spread
-from learnsgl.bench.tables import Table, verdict
+from learnsgl.bench.tables import Table, judged
 
 AIMS = {("learnsgl", 1): 1.3, ("learnsgl", 8): 1.6, ("learnsgl int8", 1): 2.5, ("learnsgl int8", 8): 2.5}
 """Decode rate over transformers', by engine and batch."""
@@ -17,7 +17,7 @@ def offline_tables(results: OfflineResults) -> list[Table]:
     batches = list(dict.fromkeys(round_.batch for round_ in results.rounds))
     tables = [Table("offline", _RATE_HEADS, _rate_rows(results, batches), _note(results))]
     if any(peer.name == REFERENCE for peer in results.peers):
-        note = "The median of the rounds' ratios, and the range of its 95% confidence interval."
+        note = "The median of the rounds' ratios, and its 95% confidence interval; unsure: the aim lies within that."
         tables.append(Table("offline-ratios", _RATIO_HEADS, _ratio_rows(results, batches), note))
     return tables
 
@@ -64,7 +64,7 @@ def _ratio_rows(results: OfflineResults, batches: list[int]) -> list[list[str]]:
 def _judged(ratio: Spread, aim: float | None) -> list[str]:
     if aim is None:
         return [ratio.text(2), "", ""]
-    return [ratio.text(2), f"{aim:.1f}", verdict(ratio.median, at_least=aim)]
+    return [ratio.text(2), f"{aim:.1f}", judged(ratio, at_least=aim)]
 
 
 def _rounds(results: OfflineResults, peer: str, batch: int) -> list[Round]:

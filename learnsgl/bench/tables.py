@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from learnsgl.bench.stats import Spread
+
 
 @dataclass(frozen=True)
 class Table:
@@ -34,6 +36,13 @@ class Table:
         lines = [self.heads, ["---"] * len(self.heads), *self.rows]
         shown = ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
         return "\n".join([*shown, *(["", self.note] if self.note else [])])
+
+
+def judged(measured: Spread, *, at_most: float | None = None, at_least: float | None = None) -> str:
+    """`verdict` of the median, with a word where the measurement is too unsure to tell."""
+    words = {verdict(value, at_most=at_most, at_least=at_least) for value in (measured.low, measured.high)}
+    said = verdict(measured.median, at_most=at_most, at_least=at_least)
+    return said if len(words) == 1 else f"{said}, unsure"
 
 
 def verdict(value: float, *, at_most: float | None = None, at_least: float | None = None) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from learnsgl.bench.stats import Spread, median_interval, quantile, spread
-from learnsgl.bench.tables import Table, verdict
+from learnsgl.bench.tables import Table, judged, verdict
 from learnsgl.bench.tracing import Run, TraceResults
 
 EVENT_AIM_US = 2.0
@@ -21,7 +21,8 @@ def trace_tables(results: TraceResults) -> list[Table]:
               "confidence interval."),
         Table("trace-runs", ("runs on", "measure", "off", "full", "full over off", "aim", ""),
               [row for name, found in runs if found for row in _run_rows(name, found)],
-              "Medians of the runs, and the median of the pairs' ratios with its 95% confidence interval. p99 is taken "
+              "Medians of the runs, and the median of the pairs' ratios with its 95% confidence interval (unsure: the "
+        "aim lies within it). p99 is taken "
               "over the gaps of each run; the pooled one over those of all runs of a level."),
     ]  # fmt: skip
 
@@ -58,13 +59,13 @@ def _run_rows(name: str, runs: list[Run]) -> list[list[str]]:
     pooled = [quantile([gap for run in level for gap in run.gaps_ms], 0.99) for level in (off, full)]
     return [
         [name, "tokens a second", *(spread([run.tokens_per_s for run in level]).text() for level in (off, full)),
-         *_judged(rates, at_least=1 - SHARE_AIM)],
+         *_cells(rates, at_least=1 - SHARE_AIM)],
         [name, "inter-token latency p99, ms", *(spread(values).text(2) for values in p99s),
-         *_judged(p99, at_most=1 + SHARE_AIM)],
+         *_cells(p99, at_most=1 + SHARE_AIM)],
         [name, "the same, pooled, ms", *(f"{value:.2f}" for value in pooled), f"{pooled[1] / pooled[0]:.4f}", "", ""],
     ]  # fmt: skip
 
 
-def _judged(ratio: Spread, *, at_least: float | None = None, at_most: float | None = None) -> list[str]:
+def _cells(ratio: Spread, *, at_least: float | None = None, at_most: float | None = None) -> list[str]:
     aim = f"at least {at_least:g}" if at_least is not None else f"at most {at_most:g}"
-    return [ratio.text(4), aim, verdict(ratio.median, at_least=at_least, at_most=at_most)]
+    return [ratio.text(4), aim, judged(ratio, at_least=at_least, at_most=at_most)]

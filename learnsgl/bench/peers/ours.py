@@ -14,6 +14,8 @@ from learnsgl.core import SamplingParams
 from learnsgl.llm import LLM
 from learnsgl.offline.completion import Progress
 
+MIN_PAGES = 1024
+
 
 def has_quantization() -> bool:
     """Whether the engine offers `--quantization`."""
@@ -39,7 +41,7 @@ class LearnsglPeer:
             options["trace"] = spec.trace
         self._llm = LLM(
             spec.model, executor_factory=spec.executor_factory, dtype=spec.dtype, num_threads=spec.num_threads,
-            num_pages=2 * spec.max_batch * spec.max_len, **options,
+            num_pages=max(MIN_PAGES, 2 * spec.max_batch * spec.max_len), **options,
         )  # fmt: skip
         weights = spec.dtype if spec.quantization == "none" else f"{spec.quantization} weights, {spec.dtype} otherwise"
         vocab_size = self._llm.info.vocab_size

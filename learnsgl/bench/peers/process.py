@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import signal
 from collections.abc import Callable
@@ -89,7 +90,8 @@ class PeerProcess:
         Raises:
             ServingError: the engine failed, or its process died.
         """
-        self._connection.send_bytes(msgspec.msgpack.encode(requests))
+        with contextlib.suppress(OSError):  # its process is dead; `_receive` says so
+            self._connection.send_bytes(msgspec.msgpack.encode(requests))
         answer = self._receive()
         if answer.wave is None:
             raise ServingError(f"{self._name} failed: {answer.error}")

@@ -1,0 +1,118 @@
+"""`learnsgl bench` from the command line to the file, the memory of a real server, and the page."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from learnsgl import cli
+from learnsgl.bench.command import BENCHES
+from learnsgl.bench.docs import render
+from learnsgl.bench.report import Report, read_report
+from learnsgl.bench.run import tables_of
+from learnsgl.errors import FolderError
+
+ROOT = Path(__file__).parents[2]
+PAGE, RESULTS = ROOT / "docs" / "benchmarks.md", ROOT / "docs" / "benchmarks"
+
+SMALL = {
+    "offline": "--model tiny-random --threads 1 --repeats 1 --batch 1 --input-len 4 --output-len 3 --quantization none "
+    "--peers",
+    "scheduler": "--running 2 --nodes 5 --page-size 1 --steps 2 --repeats 1",
+    "trace": "--model none --running 2 --step-ms 0.1 --steps 3 --pairs 1 --blocks 1 --events 512",
+    "memory": "--model tiny-random --repeats 1 --serve-options=--num-threads=1",
+}
+
+
+@pytest.mark.parametrize("name", BENCHES)
+def test_a_bench_prints_its_tables_and_writes_its_file(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["bench", name, *SMALL[name].split(), "--out", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    report = read_report(tmp_path / f"{name}.json")
+    assert report.bench == name
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", report.date)
+    assert report.machine.num_cores >= 1
+    assert report.versions["numpy"]
+    tables = tables_of(report)
+    assert tables
+    for table in tables:
+        assert f"\n{table.name}\n{table.text()}" in printed
+        assert all(len(row) == len(table.heads) for row in table.rows)
+
+
+def test_memory_names_every_process_and_finds_torch_in_one_only(tmp_path: Path) -> None:
+    assert cli.main(["bench", "memory", *SMALL["memory"].split(), "--out", str(tmp_path)]) == 0
+    (start,) = read_report(tmp_path / "memory.json").results
+    has_torch = {process["name"]: process["has_torch"] for process in start["idle"]}
+    assert has_torch == {"api": False, "scheduler-0": True, "tokenizer-0": False, "detokenizer": False}
+    assert all(process["uss_bytes"] <= process["rss_bytes"] for process in start["idle"])
+    phases = {(phase["process"], phase["phase"]) for phase in start["phases"]}
+    assert {("api", "python_and_imports"), ("scheduler-0", "load_weights"), ("scheduler-0", "warm_up")} <= phases
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["offline", "--batch", "0"],
+        ["scheduler", "--nodes", "many"],
+        ["offline", "--input-len", "9:3"],
+        ["offline", "--peers", "vllm"],
+        ["nothing"],
+    ],
+)
+def test_wrong_options_are_refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["bench", *words]) == 2
+    assert "learnsgl: error:" in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    assert cli.main(["bench", "scheduler", *SMALL["scheduler"].split(), "--out", str(tmp_path / "file")]) == 2
+    assert "scheduler.json can't be written" in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------- the page
+
+
+def test_the_page_is_not_stale() -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    assert text == render(text, RESULTS), "docs/benchmarks.md is stale; write its tables with: learnsgl bench docs"
+
+
+def test_every_table_of_every_bench_is_on_the_page() -> None:
+    shown = set(re.findall(r"<!-- table: ([\w-]+) -->", PAGE.read_text(encoding="utf-8")))
+    reports = [read_report(RESULTS / f"{name}.json") for name in BENCHES]
+    assert {table.name for report in reports for table in tables_of(report)} == shown
+
+
+def test_the_page_tells_what_each_figure_belongs_to() -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    for name in BENCHES:
+        report = read_report(RESULTS / f"{name}.json")
+        assert f"`{report.command}`, {report.date[:10]}" in text
+        assert f"(benchmarks/{name}.json)" in text
+
+
+def test_a_table_that_does_not_exist_is_named(tmp_path: Path) -> None:
+    for name in (*BENCHES, "tried"):
+        (tmp_path / f"{name}.json").write_bytes((RESULTS / f"{name}.json").read_bytes())
+    with pytest.raises(FolderError, match="the page asks for the table 'nonsense'"):
+        render("<!-- table: nonsense -->\n<!-- end -->", tmp_path)
+
+
+def test_results_that_are_missing_or_strange_are_named(tmp_path: Path) -> None:
+    with pytest.raises(FolderError, match="learnsgl bench offline --out"):
+        render("", tmp_path)
+    (tmp_path / "offline.json").write_bytes(msgspec.json.encode({"format": 1}))
+    with pytest.raises(FolderError, match="missing required field"):
+        read_report(tmp_path / "offline.json")
+
+
+def test_every_field_of_a_report_is_required_but_its_format() -> None:
+    fields = msgspec.structs.fields(Report)
+    assert [field.name for field in fields if not field.required] == ["format"]

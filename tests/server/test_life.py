@@ -193,9 +193,8 @@ def test_a_reader_that_does_not_read_holds_nobody_up(start: Starter) -> None:
             time.sleep(0.05)
     server.signal(signal.SIGTERM)
     assert server.wait() == 0, server.log
-    trace = check_trace(server)
-    assert any(isinstance(entry.event, events.HttpDisconnected) for entry in trace.events("api"))
-    assert {ending.reason for ending in endings(trace).values()} == {"length"}
+    # whether the stream still stood when its client went depends on how much the system's buffers took of it
+    assert {ending.reason for ending in endings(check_trace(server)).values()} == {"length"}
 
 
 def test_noise_on_every_channel_harms_nothing(start: Starter) -> None:

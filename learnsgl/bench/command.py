@@ -107,12 +107,12 @@ def _add_trace(parser: argparse.ArgumentParser) -> None:
         "--step-ms", type=float, default=10.0, metavar="X", help="milliseconds of a held step (default: 10)"
     )
     _add_number(parser, "--steps", 200, "steps of a run on the held device")
-    _add_number(parser, "--pairs", 10, "pairs of runs, off and full")
+    _add_number(parser, "--pairs", 16, "pairs of runs, off and full")
     _add_number(parser, "--blocks", 40, "pairs of blocks of 50 steps that aren't held")
     _add_number(parser, "--events", 20_480, "events of each kind")
     _add_number(parser, "--batch", 8, "requests at once to the model")
     _add_number(parser, "--input-len", 32, "tokens of a prompt to the model")
-    _add_number(parser, "--output-len", 64, "tokens that the model generates for each")
+    _add_number(parser, "--output-len", 48, "tokens that the model generates for each")
 
 
 def _add_memory(parser: argparse.ArgumentParser) -> None:

@@ -10,7 +10,7 @@ import pytest
 from learnsgl.bench.offline import OfflineResults, Settings, measure
 from learnsgl.bench.offline_tables import offline_tables
 from learnsgl.bench.peers.base import PeerSpec, Wave
-from learnsgl.bench.peers.process import PeerProcess
+from learnsgl.bench.peers.process import PeerProcess, make_peer
 from learnsgl.bench.workload import Lengths, Request, make_requests
 from learnsgl.errors import OptionError, ServingError, StartupError
 from learnsgl.hub import resolve_model
@@ -123,7 +123,7 @@ def test_an_engine_whose_process_dies_is_named() -> None:
 def test_learnsgl_and_transformers_give_the_same_tokens() -> None:
     folder = resolve_model("tiny-random", progress=False).folder
     specs = [spec(name, name, folder=folder) for name in ("learnsgl", "transformers")]
-    results = measure(settings(repeats=1), specs, lambda text: None)
+    results = measure(settings(repeats=1), specs, lambda text: None, start=make_peer)
     theirs = [one for one in results.rounds if one.peer == "transformers"]
     assert [(one.num_same, one.num_requests) for one in theirs] == [(1, 1), (3, 3)]
     assert all(one.prefill_s > 0 and one.decode_s > 0 for one in results.rounds)

@@ -10,9 +10,11 @@ import pytest
 from learnsgl.bench import scheduler, tracing
 from learnsgl.bench.load import SHORT_OUTPUT_LEN, SteadyLoad
 from learnsgl.bench.peers.base import PeerSpec
+from learnsgl.bench.peers.process import make_peer
 from learnsgl.bench.scheduler_tables import scheduler_tables
 from learnsgl.bench.tracing_tables import trace_tables
 from learnsgl.config import TraceLevel
+from learnsgl.hub import resolve_model
 from learnsgl.trace.reader import Trace
 from learnsgl.trace.recorder import Recorder
 from tests.bench.fake_peer import FakePeer
@@ -80,6 +82,15 @@ def test_every_part_of_tracing_is_measured_in_pairs() -> None:
     assert [row[0] for row in cost.rows] == ["`cache.touched`", "`sched.committed`", "`sched.step`"]
     assert len(step.rows) == 5
     assert len(runs.rows) == 6
+
+
+def test_the_model_records_in_every_second_run_only(tmp_path: Path) -> None:
+    resolve_model("tiny-random", progress=False)
+    runs = tracing.model_runs(small(), tmp_path, lambda text: None, make_peer)
+    assert [(run.number, run.level, len(run.gaps_ms)) for run in runs[:2]] == [(1, "off", 2), (1, "full", 2)]
+    (folder,) = tmp_path.iterdir()
+    num_requests = sum(entry.kind == "req.queued" for entry in Trace.open(folder).events("llm"))
+    assert num_requests == small().batch * (1 + small().pairs)
 
 
 def test_what_is_timed_as_recording_does_record(tmp_path: Path) -> None:

@@ -71,5 +71,6 @@ def test_an_interrupted_demo_leaves_nothing_behind(tmp_path: Path, number: signa
     told += demo.communicate(timeout=60)[0]
     assert demo.returncode == 128 + number, told
     assert "Traceback" not in told
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["server.log"]
+    left = [path.name for path in (tmp_path / "out").iterdir()]
+    assert left in ([], ["server.log"]), "the signal may come before there is a log"
     assert left_behind(demo.pid) == []

@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
@@ -14,6 +16,22 @@ import torch
 from learnsgl.config import EngineConfig
 from learnsgl.errors import OptionError, StartupError
 from learnsgl.models.int8 import Int8Quantizer
+from learnsgl.models.layers import LinearLayer
+from learnsgl.models.packed import can_pack, pack
+
+
+@dataclass(frozen=True, slots=True)
+class Conversion:
+    """Puts another form in the place of each linear layer of a loaded model.
+
+    Attributes:
+        phase: what this part of the start-up is called.
+        convert: does it for one layer.
+    """
+
+    phase: str
+    convert: Callable[[LinearLayer], LinearLayer]
+
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _CGROUP = Path("/sys/fs/cgroup")  # version 2, where a container's limits stand; nothing depends on its being there
@@ -54,15 +72,18 @@ def choose_dtype(config: EngineConfig, device: torch.device) -> torch.dtype:
     return _DTYPES[config.dtype]
 
 
-def choose_quantizer(config: EngineConfig, device: torch.device, dtype: torch.dtype) -> Int8Quantizer | None:
-    """What `--quantization` asks for.
+def choose_conversion(config: EngineConfig, device: torch.device, dtype: torch.dtype) -> Conversion | None:
+    """What becomes of linear layers once they are loaded: what `--quantization` asks for, or what is fastest here.
+
+    Returns:
+        `None` where they stay as they are.
 
     Raises:
-        OptionError: it doesn't go with the device or the dtype.
+        OptionError: the quantisation doesn't go with the device or the dtype.
         StartupError: this PyTorch or this processor can't do it.
     """
     if config.quantization == "none":
-        return None
+        return Conversion("pack_weights", pack) if can_pack(device, dtype) else None
     if device.type != "cpu":
         raise OptionError(
             f"--quantization {config.quantization} is built for the CPU, and the device is {device}; "
@@ -73,7 +94,7 @@ def choose_quantizer(config: EngineConfig, device: torch.device, dtype: torch.dt
             f"--quantization {config.quantization} goes with --dtype float32 (or auto), and not with "
             f"{dtype_name(dtype)}; leave one of the two out"
         )
-    return Int8Quantizer()
+    return Conversion("quantize_weights", Int8Quantizer())
 
 
 def dtype_name(dtype: torch.dtype) -> str:

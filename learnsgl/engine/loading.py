@@ -43,7 +43,7 @@ def load_model_runner(folder: Path, name: str, engine: EngineConfig, scheduler: 
     dtype = devices.choose_dtype(engine, device)
     num_threads = devices.choose_num_threads(engine)
     torch.set_num_threads(num_threads)
-    quantizer = devices.choose_quantizer(engine, device, dtype)
+    conversion = devices.choose_conversion(engine, device, dtype)
     config = load_model_config(folder)
     architecture = model_class(config.architecture)
     num_positions = wanted_model_len(config, engine)
@@ -53,9 +53,9 @@ def load_model_runner(folder: Path, name: str, engine: EngineConfig, scheduler: 
     with _phase("load_weights", phases), _out_of_memory("the weights"):
         model = architecture(config, num_positions=num_positions, dtype=dtype, device=device)
         _load(model, folder, available_before)
-    if quantizer is not None:
-        with _phase("quantize_weights", phases), _out_of_memory("the quantised weights"), torch.inference_mode():
-            model.convert_linears(quantizer)
+    if conversion is not None:
+        with _phase(conversion.phase, phases), _out_of_memory("the weights"), torch.inference_mode():
+            model.convert_linears(conversion.convert)
     with _phase("allocate_kv", phases), _out_of_memory("the KV pages"):
         plan = plan_memory(config, engine, scheduler, dtype=dtype, available_bytes=devices.available_bytes(device))
         runner = _make_runner(model, config, plan, engine, scheduler, dtype=dtype, device=device)
@@ -66,7 +66,8 @@ def load_model_runner(folder: Path, name: str, engine: EngineConfig, scheduler: 
     info = ExecutorInfo(
         model=name,
         device=devices.describe(device, num_threads),
-        dtype=devices.dtype_name(dtype) + ("" if quantizer is None else f" + {engine.quantization} weights"),
+        dtype=devices.dtype_name(dtype)
+        + ("" if engine.quantization == "none" else f" + {engine.quantization} weights"),
         num_pages=plan.num_pages,
         page_size=engine.page_size,
         max_model_len=plan.max_model_len,

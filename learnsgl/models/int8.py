@@ -10,6 +10,7 @@ import torch
 
 from learnsgl.errors import StartupError
 from learnsgl.models.layers import Linear, LinearLayer
+from learnsgl.models.packed import LEAST_ROWS, pad_rows
 
 INT8_LEVELS = 127
 """Weights go from -127 to 127 ..."""
@@ -62,15 +63,15 @@ class Int8Linear:
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Apply the layer: float32 [T, in_features] to [T, out_features]."""
-        digits, scales = to_digits(x)
+        digits, scales = to_digits(pad_rows(x, LEAST_ROWS // 2))  # each row is two of the product
         # The library knows one scale a tensor, so it is told 1 and the rows' own follow.
-        product = torch.ops.onednn.qlinear_pointwise(
+        product: torch.Tensor = torch.ops.onednn.qlinear_pointwise(
             digits, 1.0, _DIGIT_ZERO, self._packed, self._scales, self._zeros, None, 1.0, 0, torch.float32,
             "none", [], "",
         )  # fmt: skip
-        low, high = product.view(2, x.shape[0], self._scales.shape[0])
-        y = low.add_(high, alpha=_BASE)
-        return y.mul_(scales) if self._bias is None else torch.addcmul(self._bias, y, scales)
+        low, high = product.view(2, scales.shape[0], -1)
+        y: torch.Tensor = low.add_(high, alpha=_BASE).mul_(scales)[: x.shape[0]]
+        return y if self._bias is None else y.add_(self._bias)
 
 
 def to_digits(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

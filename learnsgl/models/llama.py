@@ -58,7 +58,7 @@ class LlamaForCausalLM:
     def convert_linears(self, convert: Callable[[LinearLayer], LinearLayer]) -> None:
         """Put another form in the place of each linear layer, once the weights are loaded.
 
-        One after the other, so that hardly more memory is needed than before. An embedding that is tied to the
+        One after the other, so that hardly more memory is needed than before; but an embedding that is tied to the
         output layer stays as it is, beside the converted copy.
         """
         for layer in self.layers:
@@ -136,9 +136,7 @@ class _DecoderLayer:
         self, hidden: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, attention: AttentionBackend
     ) -> torch.Tensor:
         """[T, hidden] to [T, hidden]."""
-        # attention is fast only for heads that lie densely in memory, which the product of a few tokens doesn't
-        qkv = self.qkv_proj(self.input_norm(hidden)).contiguous()
-        qkv = qkv.view(len(hidden), -1, self.head_dim)  # [T, H + 2 KV, D]
+        qkv = self.qkv_proj(self.input_norm(hidden)).view(len(hidden), -1, self.head_dim)  # [T, H + 2 KV, D]
         rotate_(qkv[:, : self.num_heads + self.num_kv_heads], cos, sin)
         attended = attention.forward(self.number, qkv[:, : self.num_heads], qkv[:, self.num_heads :])
         hidden = hidden + self.o_proj(attended)

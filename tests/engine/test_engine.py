@@ -52,7 +52,8 @@ def test_it_is_an_executor_and_describes_itself(small_llama: MakeModel) -> None:
     assert info.memory["kv_pages"] == 64 * info.memory["page"]
     model = small_llama("gqa")[1]
     assert info.memory["weights"] == sum(parameter.numel() * 4 for parameter in model.parameters())
-    assert [name for name, _, _ in info.phases] == ["load_weights", "allocate_kv", "warm_up"]
+    names = [name for name, _, _ in info.phases if name != "pack_weights"]  # where the processor gains by it
+    assert names == ["load_weights", "allocate_kv", "warm_up"]
     times = [time for _, start_ns, end_ns in info.phases for time in (start_ns, end_ns)]
     assert times == sorted(times)
 

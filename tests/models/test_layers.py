@@ -4,36 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-import torch.nn.functional as F
 from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, apply_rotary_pos_emb
 
 from learnsgl.models import layers
 from learnsgl.models.rope import RotaryEmbedding, rotate_
 from tests.models.small_config import small_config
-
-
-@pytest.mark.parametrize("num_tokens", [0, 1, 2, 4, 5, 33])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize(("out_features", "num_threads"), [(24, 1), (24, 2), (25, 2), (24, 7), (layers.TALL_ROWS, 1)])
-def test_linear_is_the_same_product_in_every_form(
-    num_tokens: int, dtype: torch.dtype, out_features: int, num_threads: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch, "get_num_threads", lambda: num_threads)
-    generator = torch.Generator().manual_seed(num_tokens)
-    x = torch.randn(num_tokens, 16, generator=generator).to(dtype)
-    weight = torch.randn(out_features, 16, generator=generator).to(dtype)
-    for bias in (None, torch.randn(out_features, generator=generator).to(dtype)):
-        got = layers.Linear(weight, bias)(x)
-        torch.testing.assert_close(got, F.linear(x, weight, bias))
-
-
-def test_weights_are_cut_so_that_threads_are_equally_busy() -> None:
-    assert layers.num_pieces(576, 1) == 1
-    assert layers.num_pieces(576, 2) == 2
-    assert layers.num_pieces(49152, 10) == 48  # five rounds, the last with two threads idle
-    assert layers.num_pieces(7, 2) == 7
-    assert layers.num_pieces(13, 100) == 13
 
 
 def test_silu_and_mul() -> None:

@@ -26,8 +26,10 @@ _BASE = 256
 _ZERO = _DIGIT_ZERO * (_BASE + 1)
 """The unsigned 16-bit number that stands for the activation 0: both its bytes are `_DIGIT_ZERO`."""
 
-_ACTIVATION_LEVELS = 65535 - _ZERO
-"""A row's largest activation becomes plus or minus this."""
+ACTIVATION_LEVELS = 65535 - _ZERO
+"""A row's largest activation becomes plus or minus this, 32639."""
+
+_HALF_ABOVE_ZERO = torch.tensor(_ZERO + 0.5)
 
 
 class Int8Linear:
@@ -56,21 +58,21 @@ class Int8Linear:
         largest = weight.abs().amax(dim=1).clamp_(min=torch.finfo(torch.float32).tiny)
         integers = (weight * (levels / largest).unsqueeze(1)).round_().to(torch.int8)
         self._packed: torch.Tensor = torch.ops.onednn.qlinear_prepack(integers, None)  # in the library's own layout
-        self._scales = largest / levels
+        self._scales = largest / (levels * ACTIVATION_LEVELS)
         self._zeros = torch.zeros(weight.shape[0], dtype=torch.int64)
         self._bias = bias
         self.nbytes = integers.nbytes + self._scales.nbytes + self._zeros.nbytes + (0 if bias is None else bias.nbytes)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Apply the layer: float32 [T, in_features] to [T, out_features]."""
-        digits, scales = to_digits(pad_rows(x, LEAST_ROWS // 2))  # each row is two of the product
-        # The library knows one scale a tensor, so it is told 1 and the rows' own follow.
+        digits, largest = to_digits(pad_rows(x, LEAST_ROWS // 2))  # each row is two of the product
+        # The library knows one scale for all activations, so it is told 1 and the rows' own follow.
         product: torch.Tensor = torch.ops.onednn.qlinear_pointwise(
             digits, 1.0, _DIGIT_ZERO, self._packed, self._scales, self._zeros, None, 1.0, 0, torch.float32,
             "none", [], "",
         )  # fmt: skip
-        low, high = product.view(2, scales.shape[0], -1)
-        y: torch.Tensor = low.add_(high, alpha=_BASE).mul_(scales)[: x.shape[0]]
+        low, high = product.chunk(2)
+        y: torch.Tensor = low.add_(high, alpha=_BASE).mul_(largest)[: x.shape[0]]
         return y if self._bias is None else y.add_(self._bias)
 
 
@@ -81,13 +83,16 @@ def to_digits(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         x: float32 [T, K].
 
     Returns:
-        uint8 [2 * T, K], the low digits of all rows and then the high ones, where 128 stands for 0; and the scales,
-        float32 [T, 1]: x is nearly ((high - 128) * 256 + (low - 128)) * scale.
+        uint8 [2 * T, K], the low digits of all rows and then the high ones, where 128 stands for 0; and the largest
+        activation of each row, float32 [T, 1]: x is nearly ((high - 128) * 256 + (low - 128)) / 32639 * largest.
     """
-    scales = x.abs().amax(dim=1, keepdim=True).clamp_(min=1e-30).mul_(1 / _ACTIVATION_LEVELS)
-    numbers = torch.addcdiv(x.new_full((), _ZERO + 0.5), x, scales).to(torch.uint16)  # cut off, so rounded by the 0.5
-    digits = numbers.view(torch.uint8).view(*x.shape, 2)  # the low byte comes first
-    return digits.permute(2, 0, 1).reshape(2 * x.shape[0], x.shape[1]), scales
+    num_rows, num_features = x.shape
+    largest = x.abs().amax(1, True)
+    # In a row of zeros this divides 0 by 0. Whatever digits come of it, they count for nothing: times 0.
+    numbers = torch.addcdiv(_HALF_ABOVE_ZERO, x, largest, value=ACTIVATION_LEVELS)
+    both = numbers.to(torch.uint16).view(torch.uint8)  # cut off, so rounded thanks to the half; the low byte is first
+    digits = both.as_strided((2, num_rows, num_features), (1, 2 * num_features, 2))
+    return digits.reshape(2 * num_rows, num_features), largest
 
 
 class Int8Quantizer:

@@ -63,15 +63,21 @@ class RMSNorm:
     Source: Root Mean Square Layer Normalization (Zhang and Sennrich, 2019), equation 4.
     """
 
-    __slots__ = ("eps", "weight")
+    __slots__ = ("_eps_tensor", "eps", "weight")
 
     def __init__(self, size: int, eps: float, *, dtype: torch.dtype, device: torch.device) -> None:
         self.weight = torch.empty(size, dtype=dtype, device=device)
         self.eps = eps
+        self._eps_tensor = torch.tensor(eps) if device.type == "cpu" and dtype == torch.float32 else None
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """Normalise the last dimension; the shape stays."""
-        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+        """Normalise the rows of x; its shape, [T, size], stays."""
+        if self._eps_tensor is None:
+            return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+        # PyTorch has one kernel for this on a GPU only; on a CPU it runs ten operators, and these are five
+        norm = torch.linalg.vector_norm(x, 2, -1, True)
+        inverse_rms = torch.addcmul(self._eps_tensor, norm, norm, value=1 / x.shape[-1]).rsqrt_()
+        return (x * inverse_rms).mul_(self.weight)
 
 
 def silu_and_mul(gate_up: torch.Tensor) -> torch.Tensor:

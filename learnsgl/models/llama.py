@@ -86,7 +86,7 @@ class LlamaForCausalLM:
         hidden = F.embedding(batch.input_ids, self.embed_tokens)  # [T, hidden]
         cos, sin = self.rotary.look_up(batch.positions)
         for layer in self.layers:
-            hidden = layer.forward(hidden, cos, sin, attention)
+            layer.forward(hidden, cos, sin, attention)
         if batch.logit_indices is not None:
             hidden = hidden.index_select(0, batch.logit_indices)
         return self.lm_head(self.norm(hidden))
@@ -132,12 +132,10 @@ class _DecoderLayer:
                     yield f"{name}.bias", fused.bias[start : start + size]
                 start += size
 
-    def forward(
-        self, hidden: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, attention: AttentionBackend
-    ) -> torch.Tensor:
-        """[T, hidden] to [T, hidden]."""
+    def forward(self, hidden: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, attention: AttentionBackend) -> None:
+        """Add the layer's two contributions to [T, hidden], in place."""
         qkv = self.qkv_proj(self.input_norm(hidden)).view(len(hidden), -1, self.head_dim)  # [T, H + 2 KV, D]
         rotate_(qkv[:, : self.num_heads + self.num_kv_heads], cos, sin)
         attended = attention.forward(self.number, qkv[:, : self.num_heads], qkv[:, self.num_heads :])
-        hidden = hidden + self.o_proj(attended)
-        return hidden + self.down_proj(silu_and_mul(self.gate_up_proj(self.post_attention_norm(hidden))))
+        hidden.add_(self.o_proj(attended))
+        hidden.add_(self.down_proj(silu_and_mul(self.gate_up_proj(self.post_attention_norm(hidden)))))

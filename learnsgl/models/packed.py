@@ -42,9 +42,11 @@ class PackedLinear:
 
 
 def pad_rows(x: torch.Tensor, least: int) -> torch.Tensor:
-    """Add rows of zeros up to a number: [T, K] to [max(T, least), K]."""
+    """Add rows, whatever they hold, up to a number: [T, K] to [max(T, least), K]."""
     missing = least - x.shape[0]
-    return F.pad(x, (0, 0, 0, missing)) if missing > 0 else x
+    if missing <= 0:
+        return x
+    return x.expand(least, -1) if x.shape[0] == 1 else F.pad(x, (0, 0, 0, missing))
 
 
 def pack(linear: LinearLayer) -> PackedLinear:

@@ -11,7 +11,7 @@ import torch
 
 from learnsgl.errors import StartupError
 from learnsgl.models import int8
-from learnsgl.models.int8 import Int8Linear, Int8Quantizer, to_digits
+from learnsgl.models.int8 import ACTIVATION_LEVELS, Int8Linear, Int8Quantizer, to_digits
 from learnsgl.models.layers import Linear
 
 
@@ -36,8 +36,8 @@ def test_it_is_the_product_with_rounded_weights(num_tokens: int, bias: torch.Ten
     largest = x.abs().amax(dim=1, keepdim=True) if num_tokens else 1.0
     error = (layer(x).double() - expected).abs() / largest
     assert layer(x).shape == (num_tokens, 50)
-    # each of 70 products is wrong by at most half a step of 1 / 32639 of the largest activation
-    assert bool((error <= 0.5 / 32639 * weight.abs().sum(dim=1) + 1e-6).all())
+    # each of 70 products is wrong by at most half a step of the largest activation's 32639
+    assert bool((error <= 0.5 / ACTIVATION_LEVELS * weight.abs().sum(dim=1) + 1e-6).all())
     assert layer.nbytes == 50 * 70 + 50 * 4 + 50 * 8 + (0 if bias is None else 50 * 4)
 
 
@@ -61,11 +61,11 @@ def test_a_row_does_not_depend_on_its_neighbours() -> None:
 
 def test_digits_give_16_bits_of_each_activation() -> None:
     x = torch.tensor([[1.0, -1.0, 0.0, 0.5, 1e-9], [0.0] * 5, [-3e-12, 2e-12, 0.0, 0.0, 1e-12]])
-    digits, scales = to_digits(x)
-    assert (digits.dtype, digits.shape, scales.shape) == (torch.uint8, (6, 5), (3, 1))
+    digits, largest = to_digits(x)
+    assert (digits.dtype, digits.shape, largest.tolist()) == (torch.uint8, (6, 5), x.abs().amax(1, True).tolist())
     low, high = digits.double().view(2, 3, 5) - 128
-    back = (high * 256 + low) * scales.double()
-    assert bool(((back - x).abs() <= 0.501 / 32639 * x.abs().amax(dim=1, keepdim=True)).all())
+    back = (high * 256 + low) / ACTIVATION_LEVELS * largest.double()
+    assert bool(((back - x).abs() <= 0.501 / ACTIVATION_LEVELS * largest).all())
     assert bool((back[x == 0] == 0).all())
 
 

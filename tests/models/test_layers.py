@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, apply_rotary_pos_emb
 
 from learnsgl.models import layers
 from learnsgl.models.rope import RotaryEmbedding, rotate_
 from tests.models.small_config import small_config
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("num_tokens", [0, 1, 9])
+def test_norm_is_that_of_pytorch(dtype: torch.dtype, num_tokens: int) -> None:
+    norm = layers.RMSNorm(20, 1e-5, dtype=dtype, device=torch.device("cpu"))
+    generator = torch.Generator().manual_seed(0)
+    norm.weight.copy_(torch.randn(20, generator=generator))
+    x = torch.randn(num_tokens, 20, generator=generator).to(dtype)
+    x[:1] *= 1e-4  # so small that epsilon counts
+    torch.testing.assert_close(norm(x), F.rms_norm(x, (20,), norm.weight, 1e-5), atol=1e-6, rtol=1e-5)
 
 
 def test_silu_and_mul() -> None:

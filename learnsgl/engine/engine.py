@@ -17,8 +17,9 @@ import torch
 
 from learnsgl.config import EngineConfig, SchedulerConfig
 from learnsgl.core import Int32Array
+from learnsgl.engine import SHORT_WAITS
 from learnsgl.engine.device import wait_for
-from learnsgl.engine.loading import load_model_runner
+from learnsgl.engine.loading import Loaded, load_model_runner
 from learnsgl.engine.model_runner import ModelRunner
 from learnsgl.errors import EngineError
 from learnsgl.scheduler.executor import ExecutorInfo, Masks, Step, StepResult, Ticket
@@ -62,12 +63,12 @@ class Engine:
     submitted; it needn't be collected.
     """
 
-    def __init__(self, runner: ModelRunner, info: ExecutorInfo, device: torch.device) -> None:
-        """Start the compute thread. `create_engine` is the usual way to an engine."""
-        self._info = info
-        self._device = device
-        self._runner: ModelRunner | None = runner
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="compute")
+    def __init__(self, loaded: Loaded, thread: ThreadPoolExecutor) -> None:
+        """Take over what is loaded, and the compute thread. `create_engine` is the usual way to an engine."""
+        self._info = loaded.info
+        self._device = loaded.device
+        self._runner: ModelRunner | None = loaded.runner
+        self._thread = thread
         self._failure: BaseException | None = None
         self._last: StepTicket | None = None  # submitted last
         self._num_collected = 0
@@ -191,9 +192,16 @@ def create_engine(folder: Path, name: str, engine: EngineConfig, scheduler: Sche
         StartupError: the model can't be found, isn't supported, or doesn't fit; or the device can't be used.
         OptionError: `--max-model-len` is more than the model's context.
     """
-    # Loading and warming up on this thread, not on the compute thread, is on purpose. Each leaves a team of OpenMP
-    # threads behind, and once there are more of them than cores, GNU's runtime sleeps between operators instead of
-    # spinning. On two cores, where the other processes of the server need one now and then, spinning made a decode
-    # step of 24 ms take 250 ms and more; sleeping makes it 40 ms, busy neighbours or not.
-    loaded = load_model_runner(folder, name, engine, scheduler)
-    return Engine(loaded.runner, loaded.info, loaded.device)
+    thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="compute")
+    try:
+        if SHORT_WAITS:
+            # each thread that runs operators gets a team of OpenMP threads, so loading is left to the one that does
+            loaded = thread.submit(load_model_runner, folder, name, engine, scheduler).result()
+        else:
+            # Here a second team is wanted: with more threads than cores, GNU's runtime has them sleep at once.
+            # Spinning for milliseconds, which they would do otherwise, is a catastrophe with busy neighbours.
+            loaded = load_model_runner(folder, name, engine, scheduler)
+    except BaseException:
+        thread.shutdown()
+        raise
+    return Engine(loaded, thread)

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from learnsgl.core import Int32Array
@@ -25,6 +27,8 @@ class ForwardBatch:
         rows: int32 [n], host; table row of each run.
         starts: int32 [n], host; first position of each run.
         lens: int32 [n], host; tokens of each run.
+        tenancies: int64 [n], host; how many requests each run's row has been given to by now. What a backend knows of
+            a row holds as long as this number stays.
         token_rows: int64 [T], device; table row of each token.
         positions: int64 [T], device; position of each token in its row.
         input_ids: int64 [T], device.
@@ -35,6 +39,7 @@ class ForwardBatch:
     rows: Int32Array
     starts: Int32Array
     lens: Int32Array
+    tenancies: npt.NDArray[np.int64]
     token_rows: torch.Tensor
     positions: torch.Tensor
     input_ids: torch.Tensor

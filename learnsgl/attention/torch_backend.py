@@ -1,7 +1,8 @@
 """Attention in plain PyTorch, for any device: the reference, and what the CPU engine runs.
 
-Runs of one token (decoding) are gathered into a few padded groups, one `scaled_dot_product_attention` each; longer
-runs (chunks of prompts) are attended one by one, since their work is large enough to fill the device.
+Runs of one token (decoding) are attended in a few padded groups, one `scaled_dot_product_attention` each, which read
+dense copies of their contexts, or else gather them. Longer runs (chunks of prompts) are attended one by one, since
+their work is large enough to fill the device.
 """
 
 from __future__ import annotations
@@ -9,10 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
 from learnsgl.attention.backend import ForwardBatch
+from learnsgl.attention.dense_contexts import DenseContexts, StripPlan
+from learnsgl.core import Int32Array
 from learnsgl.engine.kv_pool import KVPool
 
 GROUP_FILL = 0.75
@@ -60,13 +64,14 @@ class PrefillRun:
 class TorchAttention:
     """The plain PyTorch backend (`AttentionBackend`)."""
 
-    def __init__(self, pool: KVPool, page_table: torch.Tensor, *, num_heads: int) -> None:
+    def __init__(self, pool: KVPool, page_table: torch.Tensor, *, num_heads: int, max_dense_bytes: int) -> None:
         """Attend to what `pool` holds.
 
         Args:
             pool: keys and values.
             page_table: int32 [num_rows, max_pages_per_row]; the engine keeps it up to date.
             num_heads: query heads.
+            max_dense_bytes: most that dense copies of contexts may take; with 0 there are none.
         """
         self._pool = pool
         self._page_table = page_table
@@ -74,6 +79,8 @@ class TorchAttention:
         self._group_size = num_heads // pool.num_kv_heads  # query heads that share one KV head
         self._dtype = pool.layers[0].dtype
         self._device = page_table.device
+        self._dense = DenseContexts(pool, max_bytes=max_dense_bytes)
+        self._strip_plan: StripPlan | None = None
         self._new_slots = torch.empty(0, dtype=torch.int64)
         self._decode_groups: list[DecodeGroup] = []
         self._prefill_runs: list[PrefillRun] = []
@@ -87,15 +94,10 @@ class TorchAttention:
             self._plan_prefill(int(batch.rows[run]), int(batch.starts[run]), int(batch.lens[run]), int(first))
             for run, first in zip(np.flatnonzero(~decoding), first_tokens[~decoding], strict=True)
         ]
-        context_lens = batch.starts[decoding] + 1
-        groups = group_by_length(context_lens)
-        alone = len(groups) == 1 and not self._prefill_runs
-        self._decode_groups = [
-            self._plan_decode(
-                batch.rows[decoding][group], context_lens[group], None if alone else first_tokens[decoding][group]
-            )
-            for group in groups
-        ]
+        tokens = first_tokens[decoding] if self._prefill_runs else None
+        self._strip_plan, self._decode_groups = None, []
+        if decoding.any():
+            self._plan_decodes(batch.rows[decoding], batch.tenancies[decoding], batch.starts[decoding], tokens)
 
     def forward(self, layer: int, query: torch.Tensor, key_value: torch.Tensor) -> torch.Tensor:
         """See `AttentionBackend.forward`."""
@@ -104,9 +106,13 @@ class TorchAttention:
         kept.index_copy_(2, self._new_slots, new)
         if len(self._decode_groups) == 1 and self._decode_groups[0].tokens is None:
             return self._decode(self._decode_groups[0], query, kept)
+        if self._strip_plan is not None and self._strip_plan.tokens is None:
+            return self._dense.forward(self._strip_plan, layer, query, new)
         out = query.new_empty(query.shape[0], query.shape[1] * query.shape[2])
         for run in self._prefill_runs:
             out[run.tokens] = self._prefill(run, query[run.tokens], new, kept)
+        if self._strip_plan is not None and self._strip_plan.tokens is not None:
+            out.index_copy_(0, self._strip_plan.tokens, self._dense.forward(self._strip_plan, layer, query, new))
         for group in self._decode_groups:
             assert group.tokens is not None
             out.index_copy_(0, group.tokens, self._decode(group, query.index_select(0, group.tokens), kept))
@@ -137,10 +143,39 @@ class TorchAttention:
         mask = torch.full((length, start + length), -torch.inf, dtype=self._dtype, device=self._device)
         return PrefillRun(tokens, self._context(row, start + length), mask.triu(start + 1))
 
-    def _plan_decode(self, rows: np.ndarray, context_lens: np.ndarray, tokens: np.ndarray | None) -> DecodeGroup:
-        token_indices = None if tokens is None else torch.from_numpy(tokens.astype(np.int64)).to(self._device)
+    def _plan_decodes(
+        self,
+        rows: Int32Array,
+        tenancies: npt.NDArray[np.int64],
+        starts: Int32Array,
+        tokens: npt.NDArray[np.int64] | None,
+    ) -> None:
+        """Runs of one token; `tokens` says which of the step's, `None` that they are all."""
         if len(rows) == 1:
-            return DecodeGroup(token_indices, 1, self._context(int(rows[0]), int(context_lens[0])), None)
+            context = self._context(int(rows[0]), int(starts[0]) + 1)
+            if isinstance(context, slice):  # dense where it is
+                self._decode_groups = [DecodeGroup(self._tokens(tokens), 1, context, None)]
+                return
+        self._strip_plan = self._dense.plan(rows, tenancies, starts, tokens, self._find_slots)
+        if self._strip_plan is None:
+            groups = group_by_length(starts + 1)
+            alone = tokens is None and len(groups) == 1
+            tokens = np.arange(len(rows)) if tokens is None else tokens
+            self._decode_groups = [
+                self._plan_decode(rows[group], starts[group] + 1, None if alone else tokens[group]) for group in groups
+            ]
+
+    def _find_slots(self, rows: npt.NDArray[np.int64], positions: npt.NDArray[np.int64]) -> torch.Tensor:
+        return self._slots(torch.from_numpy(rows).to(self._device), torch.from_numpy(positions).to(self._device))
+
+    def _tokens(self, tokens: npt.NDArray[np.int64] | None) -> torch.Tensor | None:
+        return None if tokens is None else torch.from_numpy(tokens).to(self._device)
+
+    def _plan_decode(
+        self, rows: Int32Array, context_lens: Int32Array, tokens: npt.NDArray[np.int64] | None
+    ) -> DecodeGroup:
+        if len(rows) == 1:
+            return DecodeGroup(self._tokens(tokens), 1, self._context(int(rows[0]), int(context_lens[0])), None)
         longest = int(context_lens.max())
         lens = torch.from_numpy(context_lens.astype(np.int64)).to(self._device).unsqueeze(1)  # [B, 1]
         row_indices = torch.from_numpy(rows.astype(np.int64)).to(self._device).unsqueeze(1)
@@ -150,7 +185,7 @@ class TorchAttention:
         if int(context_lens.min()) < longest:
             mask = torch.zeros(len(rows), longest, dtype=self._dtype, device=self._device)
             mask = mask.masked_fill_(positions >= lens, -torch.inf)[:, None, None, :]
-        return DecodeGroup(token_indices, len(rows), slots, mask)
+        return DecodeGroup(self._tokens(tokens), len(rows), slots, mask)
 
     def _decode(self, group: DecodeGroup, query: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
         """One token a row: [B, H, D] to [B, H * D].

@@ -17,6 +17,7 @@ class KVPool:
     a context whose pages follow each other reads memory in one go.
 
     Attributes:
+        token_bytes: what one token takes over all layers.
         layers: for each layer [2, KV, num_pages * page_size, D], keys and then values. Not cleared: a slot is written
             before it is read.
     """
@@ -28,6 +29,7 @@ class KVPool:
         self.page_size = page_size
         self.num_kv_heads = config.num_kv_heads
         shape = (2, config.num_kv_heads, num_pages * page_size, config.head_dim)
+        self.token_bytes = self.page_bytes(config, page_size=1, dtype=dtype)
         self.layers = [torch.empty(shape, dtype=dtype, device=device) for _ in range(config.num_layers)]
 
     @staticmethod

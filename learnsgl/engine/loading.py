@@ -76,6 +76,7 @@ def load_model_runner(folder: Path, name: str, engine: EngineConfig, scheduler: 
         memory={
             "weights": model.weight_bytes(),
             "kv_pages": plan.num_pages * plan.page_bytes,
+            "dense_contexts": plan.dense_bytes if device.type == "cpu" else 0,
             "workspace": plan.workspace_bytes,
             "available_before": available_before,
             "available_after": devices.available_bytes(device),
@@ -117,7 +118,9 @@ def _make_runner(
         seed=engine.seed,
         device=device,
     )
-    attention = TorchAttention(pool, tables.page_table, num_heads=config.num_heads)
+    # on a GPU gathering is fast, and memory dearer
+    max_dense_bytes = plan.dense_bytes if device.type == "cpu" else 0
+    attention = TorchAttention(pool, tables.page_table, num_heads=config.num_heads, max_dense_bytes=max_dense_bytes)
     return ModelRunner(model, attention, tables, plan.max_model_len)
 
 

@@ -23,12 +23,14 @@ class MemoryPlan:
         num_pages: pages to allocate.
         max_model_len: most tokens of one request.
         page_bytes: of one page, over all layers.
+        dense_bytes: most that dense copies of decoding contexts take; they are made as they are needed.
         workspace_bytes: an estimate of what the largest step needs beside weights and pages.
     """
 
     num_pages: int
     max_model_len: int
     page_bytes: int
+    dense_bytes: int
     workspace_bytes: int
 
 
@@ -90,7 +92,8 @@ def plan_memory(
             f"({_mib(-(-least // page_size) * page_bytes)}); {_mib(room)} of memory are free after the weights. "
             "Raise --memory-ratio or --num-pages, lower --page-size, or free memory"
         )
-    return MemoryPlan(num_pages, min(wanted_len, num_pages * page_size), page_bytes, workspace)
+    dense_bytes = min(num_pages * page_bytes, (room - num_pages * page_bytes) // 2)
+    return MemoryPlan(num_pages, min(wanted_len, num_pages * page_size), page_bytes, dense_bytes, workspace)
 
 
 def workspace_bytes(model: ModelConfig, scheduler: SchedulerConfig, *, dtype: torch.dtype) -> int:

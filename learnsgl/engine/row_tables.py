@@ -50,6 +50,7 @@ class RowTables:
         self.page_table = torch.zeros(num_rows, max_pages, dtype=torch.int32, device=device)
         self.token_pool = torch.zeros(num_rows, max_model_len + 1, dtype=torch.int32, device=device)
         self.num_pages = np.zeros(num_rows, dtype=np.int32)
+        self._tenancies = np.zeros(num_rows, dtype=np.int64)  # requests that each row has been given to
         self._temperature = np.ones(num_rows, dtype=np.float32)
         self._top_k = np.full(num_rows, vocab_size, dtype=np.int64)
         self._top_p = np.ones(num_rows, dtype=np.float32)
@@ -96,6 +97,7 @@ class RowTables:
             rows=step.rows,
             starts=step.starts,
             lens=step.lens,
+            tenancies=self._tenancies[step.rows],
             token_rows=token_rows,
             positions=positions,
             input_ids=self.token_pool[token_rows, positions].long(),
@@ -121,6 +123,7 @@ class RowTables:
         self.token_pool[row, : len(admission.prompt_ids)] = self._to_device(admission.prompt_ids)
         self.page_table[row, :num_cached] = self._to_device(admission.cached_pages)
         self.num_pages[row] = num_cached
+        self._tenancies[row] += 1
         self._temperature[row] = sampling.temperature
         self._top_k[row] = self._vocab_size if sampling.top_k is None else min(sampling.top_k, self._vocab_size)
         self._top_p[row] = sampling.top_p

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -32,13 +32,21 @@ def raised_as_exceptions() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def blocked() -> Iterator[None]:
-    """Hold the signals back in here: a child that is started inherits this, and calls `ignore` once it runs."""
+def blocked() -> Iterator[Callable[[], None]]:
+    """Hold the signals back in here: a child that is started inherits this, and calls `ignore` once it runs.
+
+    Yields:
+        A function that lets them through earlier, those that came meanwhile first.
+    """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
-    try:
-        yield
-    finally:
+
+    def release() -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    try:
+        yield release
+    finally:
+        release()
 
 
 def block_until_ignored() -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from matplotlib.axes import Axes
 from matplotlib.collections import PolyCollection
 
-from learnsgl.viz.timeline_data import Run
+from learnsgl.replay.history import Run
 
 Point = tuple[float, float]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from learnsgl.viz.timeline_data import TimelineData
+from learnsgl.replay.history import History
 
 PREFILL_LANE = "prefill"
 DECODE_LANE = "decode"
@@ -60,7 +60,7 @@ class Lanes:
         data: the recording.
     """
 
-    def __init__(self, data: TimelineData) -> None:
+    def __init__(self, data: History) -> None:
         self.by_key: dict[str, Lane] = {}
         api_height = min(_MAX_API_HEIGHT, max(1.0, 0.3 + _VISIT_HEIGHT * len(data.visits)))
         if data.visits and "api" not in data.processes:  # the offline API: one process, and no door of its own

@@ -14,10 +14,10 @@ from matplotlib.axes import Axes
 from matplotlib.patches import FancyArrowPatch
 from matplotlib.patheffects import withStroke
 
+from learnsgl.replay.history import DeviceStep, History, Message, Run
 from learnsgl.viz.bars import Bars, Point, split
 from learnsgl.viz.lanes import DECODE_LANE, PREFILL_LANE, Lane, Lanes
 from learnsgl.viz.theme import Theme, ink_on
-from learnsgl.viz.timeline_data import DeviceStep, Message, Run, TimelineData
 
 TEXT_SIZE = 8
 MIN_NAME_HEIGHT = 0.2
@@ -41,7 +41,7 @@ class Painter:
     """
 
     def __init__(
-        self, axes: Axes, data: TimelineData, lanes: Lanes, theme: Theme, names: Mapping[int, str], *,
+        self, axes: Axes, data: History, lanes: Lanes, theme: Theme, names: Mapping[int, str], *,
         per_second: float, window_ns: tuple[int, int], width: float,
     ) -> None:  # fmt: skip
         self._axes, self._data, self._lanes, self._theme, self._names = axes, data, lanes, theme, names

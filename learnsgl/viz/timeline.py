@@ -16,11 +16,11 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from learnsgl.replay.history import DeviceStep, History, read_history
 from learnsgl.trace.reader import Trace
 from learnsgl.viz.lanes import Lanes
 from learnsgl.viz.painter import Painter
 from learnsgl.viz.theme import LIGHT, Theme
-from learnsgl.viz.timeline_data import DeviceStep, TimelineData, read_timeline
 
 SIZE_INCHES = (9.0, 7.6)
 DPI = 200
@@ -31,7 +31,7 @@ WindowNs = tuple[int, int]
 
 def timeline(
     trace: Trace, *, theme: Theme = LIGHT, names: Mapping[int, str] | None = None, title: str | None = None
-) -> tuple[Figure, TimelineData]:
+) -> tuple[Figure, History]:
     """Draw a recording.
 
     Args:
@@ -47,7 +47,7 @@ def timeline(
         TraceError: no request ran in the trace.
         TraceFormatError: the trace is broken.
     """
-    data = read_timeline(trace)
+    data = read_history(trace)
     called = {uid: (names or {}).get(uid, str(uid)) for uid in data.uids}
     figure = Figure(figsize=SIZE_INCHES, dpi=DPI, facecolor=theme.background, layout="constrained")
     FigureCanvasAgg(figure)
@@ -68,7 +68,7 @@ def subtitle(trace: Trace) -> str:
     return " · ".join(str(fact) for fact in facts if fact)
 
 
-def arrivals_window(data: TimelineData) -> WindowNs:
+def arrivals_window(data: History) -> WindowNs:
     """From the first request until the first step runs, and those that came with it are tokenized."""
     first = next((step.forward_ns for step in data.steps if step.forward_ns is not None), None)
     start, until = first if first is not None else (data.origin_ns, data.end_ns)
@@ -77,7 +77,7 @@ def arrivals_window(data: TimelineData) -> WindowNs:
     return data.origin_ns - span // 12, data.origin_ns + span + span // 5
 
 
-def handover_window(data: TimelineData) -> WindowNs | None:
+def handover_window(data: History) -> WindowNs | None:
     """Around the end of a decode step, until its text has reached the clients; the step is one of the fullest."""
     pairs = [
         (step, following)
@@ -95,7 +95,7 @@ def handover_window(data: TimelineData) -> WindowNs | None:
     return step.sample_ns[0] - span // 5, end_ns + span // 5
 
 
-def _text_out_ns(data: TimelineData, step: DeviceStep) -> int:
+def _text_out_ns(data: History, step: DeviceStep) -> int:
     """When the text of a step had been handed to its clients' sockets."""
     assert step.sample_ns is not None, "the step has run"
     after = step.sample_ns[1]
@@ -109,9 +109,7 @@ def _text_out_ns(data: TimelineData, step: DeviceStep) -> int:
 class _Layout:
     """The panels of one figure."""
 
-    def __init__(
-        self, figure: Figure, data: TimelineData, lanes: Lanes, theme: Theme, names: Mapping[int, str]
-    ) -> None:
+    def __init__(self, figure: Figure, data: History, lanes: Lanes, theme: Theme, names: Mapping[int, str]) -> None:
         self._figure, self._data, self._lanes, self._theme, self._names = figure, data, lanes, theme, names
 
     def draw(self) -> None:

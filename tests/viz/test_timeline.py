@@ -11,12 +11,12 @@ from matplotlib.figure import Figure
 
 from learnsgl.config import TraceLevel
 from learnsgl.errors import TraceError
+from learnsgl.replay.history import Message, Run, Work, read_history
 from learnsgl.trace import events as ev
 from learnsgl.trace.reader import Trace
 from learnsgl.viz.lanes import DECODE_LANE, PREFILL_LANE, Lanes
 from learnsgl.viz.theme import DARK, LIGHT
 from learnsgl.viz.timeline import arrivals_window, handover_window, timeline
-from learnsgl.viz.timeline_data import Message, Run, Work, read_timeline
 from tests.trace.story import UID, Story, at_level, i4, i8, tell, write
 
 RECORDING = Path(__file__).parents[2] / "traces" / "first_request.trace.zip"
@@ -38,7 +38,7 @@ def titles(figure: Figure) -> list[str]:
 
 
 def test_data_are_the_moments_of_the_trace(tmp_path: Path) -> None:
-    data = read_timeline(trace_of(tmp_path, tell()))
+    data = read_history(trace_of(tmp_path, tell()))
     assert data.processes == ("api", "tokenizer-0", "scheduler-0", "detokenizer")
     assert (data.origin_ns, data.end_ns) == (100, 401)
     prompt, decode = data.steps
@@ -51,7 +51,7 @@ def test_data_are_the_moments_of_the_trace(tmp_path: Path) -> None:
 
 
 def test_work_is_told_by_kind_and_process(tmp_path: Path) -> None:
-    work = read_timeline(trace_of(tmp_path, tell())).work
+    work = read_history(trace_of(tmp_path, tell())).work
     assert Work("tokenizer-0", "tokenize", 121, 130, (UID,)) in work
     assert Work("detokenizer", "detokenize", 356, 360, (UID,)) in work
     scheduler = [(item.kind, item.start_ns, item.end_ns) for item in work if item.process == "scheduler-0"]
@@ -59,7 +59,7 @@ def test_work_is_told_by_kind_and_process(tmp_path: Path) -> None:
 
 
 def test_each_message_is_paired_once(tmp_path: Path) -> None:
-    messages = read_timeline(trace_of(tmp_path, tell())).messages
+    messages = read_history(trace_of(tmp_path, tell())).messages
     assert messages[0] == Message("TokenizeMsg", "api", "tokenizer-0", 110, 120, (UID,))
     assert [(message.kinds, message.sent_ns, message.received_ns) for message in messages] == [
         ("TokenizeMsg", 110, 120),
@@ -80,20 +80,20 @@ def test_a_mixed_step_has_both_kinds_of_run(tmp_path: Path) -> None:
         for event in story["scheduler-0"]
     ]
     trace = trace_of(tmp_path, story)
-    step = read_timeline(trace).steps[0]
+    step = read_history(trace).steps[0]
     assert (step.chunks, step.decodes) == ((Run(9, 30, True),), (Run(UID, 1, False),))
     draw(trace)
 
 
 def test_the_first_window_holds_the_arrivals_and_the_first_forward(tmp_path: Path) -> None:
-    data = read_timeline(trace_of(tmp_path, tell()))
+    data = read_history(trace_of(tmp_path, tell()))
     start, end = arrivals_window(data)
     assert start < 100
     assert 195 < end < 250
 
 
 def test_the_handover_lies_between_two_decode_steps() -> None:
-    data = read_timeline(Trace.open(RECORDING))
+    data = read_history(Trace.open(RECORDING))
     window = handover_window(data)
     assert window is not None
     ends = [step.sample_ns[0] for step in data.steps if not step.chunks and step.sample_ns]
@@ -104,7 +104,7 @@ def test_the_handover_lies_between_two_decode_steps() -> None:
 
 def test_without_two_decode_steps_there_is_no_handover(tmp_path: Path) -> None:
     trace = trace_of(tmp_path, tell())
-    assert handover_window(read_timeline(trace)) is None
+    assert handover_window(read_history(trace)) is None
     assert titles(draw(trace)) == ["", "A  the requests arrive"]
 
 
@@ -130,7 +130,7 @@ def test_what_ran_stands_above_the_figure() -> None:
 
 
 def test_the_device_has_two_lanes_below_its_scheduler(tmp_path: Path) -> None:
-    lanes = Lanes(read_timeline(trace_of(tmp_path, tell())))
+    lanes = Lanes(read_history(trace_of(tmp_path, tell())))
     assert list(lanes.by_key) == ["api", "tokenizer-0", "scheduler-0", PREFILL_LANE, DECODE_LANE, "detokenizer"]
     edges = [(lane.top, lane.bottom) for lane in lanes.by_key.values()]
     assert all(upper[1] == lower[0] for upper, lower in itertools.pairwise(edges))
@@ -140,7 +140,7 @@ def test_many_requests_leave_room_for_the_other_lanes(tmp_path: Path) -> None:
     story = tell()
     story["api"] += [ev.HttpReceived(101 + uid, uid, "/v1/completions", False, 9) for uid in range(1000, 1200)]
     trace = trace_of(tmp_path, story)
-    lanes = Lanes(read_timeline(trace))
+    lanes = Lanes(read_history(trace))
     assert len(lanes.visits) == 201
     assert lanes.by_key["api"].height < lanes.bottom / 2
     draw(trace)
@@ -148,7 +148,7 @@ def test_many_requests_leave_room_for_the_other_lanes(tmp_path: Path) -> None:
 
 def test_level_steps_is_drawn_without_messages(tmp_path: Path) -> None:
     trace = trace_of(tmp_path, at_level(tell(), TraceLevel.STEPS), TraceLevel.STEPS)
-    data = read_timeline(trace)
+    data = read_history(trace)
     assert not data.messages
     assert [visit.chunks_ns for visit in data.visits] == [[]]
     assert {item.kind for item in data.work} == {"schedule", "commit"}
@@ -159,7 +159,7 @@ def test_a_recording_that_begins_late_counts_from_its_first_step(tmp_path: Path)
     story = tell()
     story["api"] = [event for event in story["api"] if not isinstance(event, ev.HttpReceived)]
     trace = trace_of(tmp_path, story)
-    data = read_timeline(trace)
+    data = read_history(trace)
     assert not data.visits
     assert data.origin_ns == 165
     draw(trace)

@@ -1,7 +1,7 @@
-"""What the timeline shows, read from a trace: steps, work, messages and requests with their moments.
+"""The history of a recording, read once from beginning to end: steps, work, messages and requests with their moments.
 
-`timeline.py` draws it, and hands it out beside the figure, so that tests and notebooks can look at numbers rather than
-at pixels.
+The figures draw it and the ledger divides it up; it is handed out beside a figure, so that tests and notebooks can look
+at numbers rather than at pixels.
 """
 
 from __future__ import annotations
@@ -108,8 +108,8 @@ class Visit:
 
 
 @dataclass
-class TimelineData:
-    """Everything that a timeline shows, in the order in which it was recorded.
+class History:
+    """What happened, in the order in which it was recorded.
 
     Attributes:
         processes: names, in the order in which a request meets them.
@@ -136,14 +136,14 @@ class TimelineData:
         return tuple(sorted({run.uid for step in self.steps for run in step.runs}))
 
 
-def read_timeline(trace: Trace) -> TimelineData:
-    """Read what a timeline shows.
+def read_history(trace: Trace) -> History:
+    """Read a recording.
 
     Raises:
         TraceError: no request ran in the trace.
     """
     schedulers = [name for name in trace.processes if trace.process(name).does("scheduler")]
-    reader = _Reader(TimelineData(trace.processes, schedulers[0] if schedulers else ""))
+    reader = _Reader(History(trace.processes, schedulers[0] if schedulers else ""))
     for entry in trace.events():
         reader.take(entry)
     data = reader.data
@@ -157,9 +157,9 @@ def read_timeline(trace: Trace) -> TimelineData:
 
 
 class _Reader:
-    """Feeds a `TimelineData` from events that come in the order of their moments."""
+    """Feeds a `History` from events that come in the order of their moments."""
 
-    def __init__(self, data: TimelineData) -> None:
+    def __init__(self, data: History) -> None:
         self.data = data
         self.step_starts_ns: list[int] = []
         self._steps: dict[int, DeviceStep] = {}
@@ -167,7 +167,7 @@ class _Reader:
         self._sent: dict[tuple[str, str, int], events.MsgSent] = {}
 
     def take(self, entry: Entry) -> None:
-        """Take one event over, if the timeline shows its kind."""
+        """Take one event over, if the history holds its kind."""
         event = entry.event
         match event:
             case events.MsgSent():

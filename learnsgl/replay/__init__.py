@@ -1,0 +1,4 @@
+"""Replay: the server at any moment of a recording, why it did what it did, and where the time went.
+
+It reads traces and nothing else; the server never imports it.
+"""

@@ -13,6 +13,7 @@ someone who forges a trace.
 
 from __future__ import annotations
 
+import copy
 from enum import IntEnum
 
 import numpy as np
@@ -122,6 +123,11 @@ class StateDigest:
         self._table_position = WeightTable(Field.TABLE, part=2)
         self._node_position = WeightTable(Field.NODE_PAGES)
         self._row = {field: WeightTable(Field.ROW, part=field) for field in RowField}
+        self._whole_rows: UInt64Array = np.zeros((0, len(RowField)), dtype=np.uint64)
+
+    def copy(self) -> StateDigest:
+        """A digest of the same value that goes its own way; the weights, which never change, are shared."""
+        return copy.copy(self)
 
     def _add(self, amount: int) -> None:
         self.value = (self.value + amount) & MASK64
@@ -145,9 +151,11 @@ class StateDigest:
 
     def whole_row(self, sign: int, row: int, values: IntArray) -> None:
         """A row appeared (+1) or vanished (-1) with these values, int64 [len(RowField)]."""
-        index = np.array([row])
-        for field in RowField:
-            self.rows(field, index, sign * int(values[field]))
+        if row >= len(self._whole_rows):
+            index = np.arange(2 * (row + 1))
+            self._whole_rows = np.stack([self._row[field][index] for field in RowField], axis=1)
+        total = self._whole_rows[row] @ values.astype(np.int64, copy=False).view(np.uint64)
+        self._add(sign * int(total))
 
     def table(self, sign: int, rows: IntArray, positions: IntArray, pages: IntArray) -> None:
         """Entries [n] of the page table were set (+1) or cleared (-1)."""

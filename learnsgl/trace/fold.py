@@ -9,14 +9,14 @@ written at once, without another event between its slices; until then nothing is
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from learnsgl.core import Stage
 from learnsgl.errors import TraceViolation
 from learnsgl.trace import events
-from learnsgl.trace.digest import RowField, StateDigest
+from learnsgl.trace.digest import IntArray, RowField, StateDigest
 from learnsgl.trace.events import Event
 from learnsgl.trace.state import Int64Array, NodeFacts, Queued, SchedulerState, digest_of
 
@@ -38,15 +38,15 @@ class Fold:
         num_keyframes: complete keyframes that were met.
     """
 
-    def __init__(self, *, from_start: bool = True) -> None:
-        """Begin with an empty state, or (`from_start=False`) an unknown one."""
+    def __init__(self, *, from_start: bool = True, digest: StateDigest | None = None) -> None:
+        """Begin with an empty state, or (`from_start=False`) an unknown one; `digest` goes on from another fold's."""
         self.state = SchedulerState()
         self.is_known = from_start
         self.num_digests = 0
         self.num_keyframes = 0
-        self._digest = StateDigest()
+        self._digest = digest or StateDigest()
         self._rows: dict[Key, int] = {}
-        self._in_flight: dict[int, tuple[list[Key], Int64Array]] = {}
+        self._in_flight: dict[int, _Submitted] = {}
         self._records_state = True
         self._next_slice: tuple[int, int] | None = None
         self._handlers: dict[type[Event], Callable[[Any], None]] = {
@@ -86,6 +86,15 @@ class Fold:
         except (KeyError, IndexError, ValueError) as error:
             raise TraceViolation(f"it is about {error}, which isn't there") from None
 
+    def copy(self) -> Fold:
+        """A fold that goes on from here by itself, without changing this one."""
+        twin = Fold(from_start=self.is_known, digest=self._digest.copy())
+        twin.state = self.state.copy()
+        twin.num_digests, twin.num_keyframes = self.num_digests, self.num_keyframes
+        twin._rows, twin._in_flight = dict(self._rows), dict(self._in_flight)
+        twin._records_state, twin._next_slice = self._records_state, self._next_slice
+        return twin
+
     def finish(self) -> None:
         """The stream has ended: what must hold at the end.
 
@@ -112,25 +121,25 @@ class Fold:
 
     def _check_pages(self) -> None:
         """Each page's references are the rows and nodes that hold it."""
-        held = np.zeros(self.state.num_pages, dtype=np.int64)
-        for pages in [*self.state.tables.values(), *(node.pages for node in self.state.nodes.values())]:
-            held[pages] += 1
+        state = self.state
+        pages = [*map(state.pages_of, state.used_rows()), *(node.pages for node in state.nodes.values())]
+        held = np.bincount(np.concatenate(pages) if pages else [], minlength=state.num_pages)
         wrong = np.flatnonzero(held != self.state.refs)
         if len(wrong):
             page = int(wrong[0])
             self._require(False, f"page {page} is held {held[page]} times, and has {self.state.refs[page]} references")
 
-    def _take(self, pages: Int64Array) -> None:
+    def _take(self, pages: IntArray) -> None:
         self.state.refs[pages] += 1
         self._digest.refs(+1, pages)
 
-    def _give_back(self, pages: Int64Array) -> Int64Array:
+    def _give_back(self, pages: IntArray) -> IntArray:
         """Take a reference off each page; returns those that are free now."""
         refs = self.state.refs
         self._require(bool((refs[pages] > 0).all()), "a page is given back that nobody holds")
         refs[pages] -= 1
         self._digest.refs(-1, pages)
-        freed: Int64Array = pages[refs[pages] == 0]
+        freed: IntArray = pages[refs[pages] == 0]
         return freed
 
     # ------------------------------------------------------------ beginnings
@@ -195,12 +204,12 @@ class Fold:
                 RowField.CACHED_LEN: cached[i], RowField.SCHEDULED_LEN: cached[i], RowField.COMMITTED_LEN: cached[i],
                 RowField.NODE: nodes[i], RowField.NUM_PAGES: len(pages),
             }  # fmt: skip
-            for field, value in values.items():
-                self.state.rows[field, row] = value
+            self.state.rows[list(values), row] = list(values.values())
             self._digest.whole_row(+1, row, self.state.rows[:, row])
-            self.state.tables[row] = pages
+            self.state.reserve(len(pages))
+            self.state.page_table[row, : len(pages)] = pages
             self._digest.table(+1, np.full(len(pages), row), np.arange(len(pages)), pages)
-            self._take(pages.astype(np.int64))
+            self._take(pages)
 
     def _on_finished(self, event: events.ReqFinished) -> None:
         for key in _keys(event):
@@ -220,9 +229,9 @@ class Fold:
             self._require(values[RowField.STAGE] == Stage.FINISHED, f"row {row} is released before its request ended")
             self._require(values[RowField.NUM_IN_FLIGHT] == 0, f"row {row} is released while a step holds it")
             self._digest.whole_row(-1, row, values)
-            pages = self.state.tables.pop(row)
+            pages = self.state.pages_of(row)
             self._digest.table(-1, np.full(len(pages), row), np.arange(len(pages)), pages)
-            freed += self._give_back(pages.astype(np.int64)).tolist()
+            freed += self._give_back(pages).tolist()
             self.state.rows[:, row] = 0
             del self._rows[key]
         self._require(
@@ -234,48 +243,49 @@ class Fold:
 
     def _on_step(self, event: events.SchedStep) -> None:
         self._require(event.step == self.state.step + 1, f"step {event.step} follows step {self.state.step}")
-        keys, lens = _keys(event), numbers(event.lens, "i4")
-        self._in_flight[event.step] = keys, lens
+        rows, lens = self._rows_of(event), numbers(event.lens, "i4")
+        self._in_flight[event.step] = _Submitted(event.uids, event.choices, rows, lens)
         self._digest.scalar(0, event.step - self.state.step)
         self.state.step = event.step
-        rows = np.array([self._rows[key] for key in keys], dtype=np.int64)
         columns = self.state.rows
         starts = numbers(event.starts, "i4")
         self._require(
-            bool((columns[RowField.SCHEDULED_LEN, rows] == starts).all()),
+            bool((columns[RowField.SCHEDULED_LEN][rows] == starts).all()),
             "a run doesn't start where the one before it ended",
         )
         self._add_to_rows(RowField.SCHEDULED_LEN, rows, lens)
-        self._add_to_rows(RowField.NUM_IN_FLIGHT, rows, np.ones_like(rows))
-        done = columns[RowField.SCHEDULED_LEN, rows] >= columns[RowField.PROMPT_LEN, rows]
-        stages = np.where(done, int(Stage.DECODE), int(Stage.PREFILL))
-        self._add_to_rows(RowField.STAGE, rows, stages - columns[RowField.STAGE, rows])
+        self._add_to_rows(RowField.NUM_IN_FLIGHT, rows, 1)
+        done = starts + lens >= columns[RowField.PROMPT_LEN][rows]
+        stages = np.where(done, int(Stage.DECODE), int(Stage.PREFILL)) - columns[RowField.STAGE][rows]
+        if stages.any():
+            self._add_to_rows(RowField.STAGE, rows, stages)
         self._check_digest(event)
 
     def _on_committed(self, event: events.SchedCommitted) -> None:
-        if event.step in self._in_flight:
-            keys, lens = self._in_flight.pop(event.step)
-        else:
-            keys, lens = self._in_flight_at_entrance(event)
-        self._require(keys == _keys(event), f"step {event.step} commits other requests than it ran")
-        rows = np.array([self._rows[key] for key in keys], dtype=np.int64)
-        self._add_to_rows(RowField.COMMITTED_LEN, rows, lens)
-        self._add_to_rows(RowField.NUM_OUTPUT, rows, numbers(event.kept, "u1"))
-        self._add_to_rows(RowField.NUM_IN_FLIGHT, rows, -np.ones_like(rows))
+        submitted = self._in_flight.pop(event.step, None) or self._in_flight_at_entrance(event)
+        self._require(
+            (submitted.uids, submitted.choices) == (event.uids, event.choices),
+            f"step {event.step} commits other requests than it ran",
+        )
+        self._add_to_rows(RowField.COMMITTED_LEN, submitted.rows, submitted.lens)
+        self._add_to_rows(RowField.NUM_OUTPUT, submitted.rows, numbers(event.kept, "u1"))
+        self._add_to_rows(RowField.NUM_IN_FLIGHT, submitted.rows, -1)
         self._check_digest(event)
 
-    def _in_flight_at_entrance(self, event: events.SchedCommitted) -> tuple[list[Key], Int64Array]:
+    def _in_flight_at_entrance(self, event: events.SchedCommitted) -> _Submitted:
         """A step that was submitted before the trace was entered: its runs are what is neither committed nor newer."""
-        keys = _keys(event)
-        rows = np.array([self._rows[key] for key in keys], dtype=np.int64)
-        lens = self.state.rows[RowField.SCHEDULED_LEN, rows] - self.state.rows[RowField.COMMITTED_LEN, rows]
-        for newer_keys, newer_lens in self._in_flight.values():
-            newer = dict(zip(newer_keys, newer_lens.tolist(), strict=True))
-            lens -= np.array([newer.get(key, 0) for key in keys], dtype=np.int64)
-        return keys, lens
+        pending = self.state.rows[RowField.SCHEDULED_LEN] - self.state.rows[RowField.COMMITTED_LEN]
+        for newer in self._in_flight.values():
+            pending[newer.rows] -= newer.lens
+        rows = self._rows_of(event)
+        return _Submitted(event.uids, event.choices, rows, pending[rows])
 
-    def _add_to_rows(self, field: RowField, rows: Int64Array, deltas: Int64Array) -> None:
-        self.state.rows[field, rows] += deltas
+    def _rows_of(self, event: Any) -> Int64Array:
+        """The rows of the requests that an event names."""
+        return np.array([self._rows[key] for key in _keys(event)], dtype=np.int64)
+
+    def _add_to_rows(self, field: RowField, rows: Int64Array, deltas: Int64Array | int) -> None:
+        self.state.rows[field][rows] += deltas
         self._digest.rows(field, rows, deltas)
 
     # ------------------------------------------------------------ pages and the tree
@@ -283,12 +293,15 @@ class Fold:
     def _on_allocated(self, event: events.PageAllocated) -> None:
         pages, counts = numbers(event.pages, "i4"), numbers(event.counts, "i4")
         self._require(not self.state.refs[pages].any(), "a page is given out that somebody holds")
-        ends = np.cumsum(counts)
-        for row, end, count in zip(numbers(event.rows, "i4").tolist(), ends.tolist(), counts.tolist(), strict=True):
-            new, old = pages[end - count : end], self.state.tables[row]
-            self._digest.table(+1, np.full(count, row), len(old) + np.arange(count), new)
-            self.state.tables[row] = np.concatenate([old, new.astype(np.int32)])
-            self._add_to_rows(RowField.NUM_PAGES, np.array([row]), np.array([count]))
+        rows = numbers(event.rows, "i4")
+        self._require(bool(self.state.rows[RowField.PRESENT][rows].all()), "a page is given to a row that is free")
+        old = self.state.rows[RowField.NUM_PAGES][rows]
+        self.state.reserve(int((old + counts).max(initial=0)))
+        each = np.repeat(rows, counts)
+        positions = np.arange(len(each)) + np.repeat(old + counts - np.cumsum(counts), counts)
+        self._digest.table(+1, each, positions, pages)
+        self.state.page_table[each, positions] = pages
+        self._add_to_rows(RowField.NUM_PAGES, rows, counts)
         self._take(pages)
 
     def _tick(self, clock: int) -> None:
@@ -362,6 +375,15 @@ class Fold:
         self.num_keyframes += event.last
         if event.last:
             self._check_pages()
+
+
+class _Submitted(NamedTuple):
+    """A step in flight: the requests as the event named them, their rows, and the tokens of each."""
+
+    uids: bytes
+    choices: bytes
+    rows: Int64Array
+    lens: Int64Array
 
 
 def _keys(event: Any) -> list[Key]:

@@ -81,8 +81,9 @@ class SchedulerState:
         clock: logical time of the prefix cache.
         queue: waiting requests by arrival number, in that order.
         rows: int64 [len(RowField), num_rows]; a free row is all zeros.
-        tables: pages of each row in use, int32.
-        refs: int64 [num_pages]; holders of each page.
+        page_table: int32 [num_rows, at least the pages of the longest row]; only the first `NUM_PAGES` entries of a
+            row count.
+        refs: int32 [num_pages]; holders of each page.
         nodes: the radix tree by node id, the root (0) left out.
     """
 
@@ -92,15 +93,48 @@ class SchedulerState:
     clock: int = 0
     queue: dict[int, Queued] = field(default_factory=dict)
     rows: Int64Array = field(default_factory=lambda: np.zeros((len(RowField), 0), dtype=np.int64))
-    tables: dict[int, Int32Array] = field(default_factory=dict)
-    refs: Int64Array = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    page_table: Int32Array = field(default_factory=lambda: np.zeros((0, 0), dtype=np.int32))
+    refs: Int32Array = field(default_factory=lambda: np.zeros(0, dtype=np.int32))
     nodes: dict[int, NodeFacts] = field(default_factory=dict)
 
     def resize(self, num_rows: int, num_pages: int) -> None:
         """Give an empty state its sizes, known once the engine is ready."""
         self.num_rows, self.num_pages = num_rows, num_pages
         self.rows = np.zeros((len(RowField), num_rows), dtype=np.int64)
-        self.refs = np.zeros(num_pages, dtype=np.int64)
+        self.page_table = np.zeros((num_rows, 0), dtype=np.int32)
+        self.refs = np.zeros(num_pages, dtype=np.int32)
+
+    def copy(self) -> SchedulerState:
+        """The state as it is now, which later changes of this one leave alone. Facts of nodes are never changed."""
+        width = int(self.rows[RowField.NUM_PAGES].max(initial=0))
+        return SchedulerState(
+            self.num_rows, self.num_pages, self.step, self.clock, dict(self.queue), self.rows.copy(),
+            self.page_table[:, :width].copy(), self.refs.copy(), dict(self.nodes),
+        )  # fmt: skip
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory of a copy that shares its nodes' pages with others, roughly."""
+        return int(self.rows.nbytes + self.page_table.nbytes + self.refs.nbytes) + 200 * (
+            len(self.queue) + len(self.nodes)
+        )
+
+    def used_rows(self) -> list[int]:
+        """Rows in use, ascending."""
+        used: list[int] = np.flatnonzero(self.rows[RowField.PRESENT]).tolist()
+        return used
+
+    def pages_of(self, row: int) -> Int32Array:
+        """The pages of a row, in the order of their tokens: int32, a view."""
+        return self.page_table[row, : self.rows[RowField.NUM_PAGES, row]]
+
+    def reserve(self, num_pages: int) -> None:
+        """Make the page table so wide that a row can hold so many pages."""
+        height, width = self.page_table.shape
+        if num_pages > width:
+            grown = np.zeros((height, max(num_pages, width + width // 2)), dtype=np.int32)
+            grown[:, :width] = self.page_table
+            self.page_table = grown
 
     def path(self, node: int) -> list[NodeFacts]:
         """From the child of the root down to `node`.
@@ -124,9 +158,9 @@ class SchedulerState:
         if part == "rows":
             return row_columns(self.rows, start, stop)
         if part == "tables":
-            return table_columns({row: pages for row, pages in sorted(self.tables.items()) if start <= row < stop})
+            return table_columns({row: self.pages_of(row) for row in self.used_rows() if start <= row < stop})
         if part == "refs":
-            return {"refs": self.refs[start:stop].copy()}
+            return {"refs": self.refs[start:stop].astype(np.int64)}
         return node_columns([facts for node, facts in sorted(self.nodes.items()) if start <= node < stop])
 
     def load(self, part: str, start: int, stop: int, columns: Columns) -> None:
@@ -144,8 +178,9 @@ class SchedulerState:
             for column in RowField:
                 self.rows[column, columns["row"]] = columns[column.name.lower()]
         elif part == "tables":
-            self.tables = {r: pages for r, pages in self.tables.items() if not start <= r < stop}
-            self.tables.update(zip(columns["row"].tolist(), _pages_of(columns), strict=True))
+            self.reserve(int(columns["count"].max(initial=0)))
+            for row, pages in zip(columns["row"].tolist(), _pages_of(columns), strict=True):
+                self.page_table[row, : len(pages)] = pages
         elif part == "refs":
             self.refs[start:stop] = columns["refs"]
         else:

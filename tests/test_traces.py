@@ -1,6 +1,6 @@
 """The recordings in `traces/`: each verifies, is small, holds no text and no path, and stands in the README's table."""
 
-import importlib.util
+import importlib
 import json
 import re
 import sys
@@ -23,13 +23,12 @@ ABSOLUTE_PATH = re.compile(r"(?<![\w./:>])/(?!v1/|generate|health)[A-Za-z]")
 
 @pytest.fixture(scope="module")
 def record():
-    """The script `traces/record.py` as a module."""
-    spec = importlib.util.spec_from_file_location("record", FOLDER / "record.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
+    """The script `traces/record.py` as a module; it imports the package beside it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(FOLDER)
+        yield importlib.import_module("record")
+    for name in [name for name in sys.modules if name == "record" or name.partition(".")[0] == "recordings"]:
+        del sys.modules[name]
 
 
 def strings(value):
@@ -52,6 +51,11 @@ def test_the_table_in_the_readme_is_that_of_the_files(record):
         "traces/README.md is stale; run python traces/record.py, or correct its table"
     )
     assert all(f"`{record.command_of(name)}`" in record.table() for name in record.RECORDINGS)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
+def test_a_recording_shows_what_its_row_says(record, file):
+    assert record.untrue(file.name.removesuffix(record.SUFFIX)) == []
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)

@@ -1,18 +1,25 @@
 """Makes the recordings in this folder: `python traces/record.py first_request`, or all of them without a name.
 
-Each one starts the real server, sends it real requests, stops it, proves the recording complete and packs it into one
-file. The table in README.md is written from the recordings' own manifests.
+Each one starts the real server, sends it real requests, stops it, proves the recording, packs it into one file and
+checks that it shows what its row in README.md says. The rows are written from the recordings themselves.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
+import itertools
+import os
+import signal
+import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import openai
+from recordings.catalogue import RECORDINGS
+from recordings.facts import Facts, read_facts
+from recordings.workloads import TIMEOUT_S, send
 
 from learnsgl.local_server import LocalServer
 from learnsgl.trace.manifest import update_manifest
@@ -25,42 +32,8 @@ README = FOLDER / "README.md"
 SUFFIX = ".trace.zip"
 TABLE_BEGIN = "<!-- written by record.py -->"
 TABLE_END = "<!-- end -->"
-TIMEOUT_S = 120.0
-
-
-@dataclass(frozen=True)
-class Recording:
-    """One recording: what to start, what to ask it, and what its readers are to notice.
-
-    Attributes:
-        ask: sends the requests, given a client and the model's name; the server is stopped when it returns.
-        notice: for the table, in a sentence or two.
-        options: options of `learnsgl serve`, beside the port and the folder.
-    """
-
-    ask: Callable[[openai.OpenAI, str], None]
-    notice: str
-    options: tuple[str, ...] = ()
-
-
-def ask_once(client: openai.OpenAI, model: str) -> None:
-    """Stream one short greedy answer."""
-    question = "What is the capital of France? Answer in one sentence."
-    stream = client.chat.completions.create(
-        model=model, messages=[{"role": "user", "content": question}], temperature=0, stream=True
-    )
-    for chunk in stream:
-        print(chunk.choices[0].delta.content or "", end="", flush=True)
-    print()
-
-
-RECORDINGS = {
-    "first_request": Recording(
-        ask_once,
-        "One request from end to end: start-up, prefill of the whole prompt in one step, one decode step for each "
-        "further token, and the step that was submitted before the end of the answer was known.",
-    ),
-}
+MAX_BYTES = 300_000
+CHUNKS_BEFORE_KILL = 40
 
 
 def path_of(name: str) -> Path:
@@ -84,34 +57,60 @@ def record(name: str) -> Path:
 
     Raises:
         StartupError: the server didn't start.
-        TraceError: the recording is not complete.
+        TraceError: the recording contradicts itself.
     """
     recording = RECORDINGS[name]
     with tempfile.TemporaryDirectory(prefix="record-") as folder:
         # The server runs in the temporary folder, so that the manifest holds the relative path alone.
         with LocalServer(*recording.options, trace="runs", cwd=Path(folder)) as server:
-            print(server.ready_line)
+            assert server.trace_folder is not None, "it was told to record"
             client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0, timeout=TIMEOUT_S)
-            recording.ask(client, server.model)
-        assert server.trace_folder is not None, "it was told to record"
+            on_chunk = _killer(server.trace_folder, recording.kills) if recording.kills else None
+            send(client, server.model, recording.rounds, on_chunk)
         update_manifest(server.trace_folder, made_by=command_of(name))
-        file = pack(server.trace_folder, path_of(name))
-    print(verify(Trace.open(file)))
-    return file
+        verify(Trace.open(server.trace_folder))
+        return pack(server.trace_folder, path_of(name))
+
+
+def _killer(folder: Path, process: str) -> Callable[[], None]:
+    """A function to call at each chunk of an answer; one of its calls kills a process of the run in `folder`."""
+    calls = itertools.count(1)
+
+    def on_chunk() -> None:
+        if next(calls) == CHUNKS_BEFORE_KILL:
+            os.kill(Trace.open(folder).process(process).fact("pid"), signal.SIGKILL)
+
+    return on_chunk
+
+
+def untrue(name: str) -> list[str]:
+    """The sentences about a recording that it doesn't bear out, and what else is wrong with its file."""
+    facts, others = facts_of(name), facts_of(RECORDINGS[name].partner or name)
+    wrong = [claim.text for claim in RECORDINGS[name].claims if not claim.holds(facts, others)]
+    if (size := path_of(name).stat().st_size) > MAX_BYTES:
+        wrong.append(f"It takes {size:,} bytes; at most {MAX_BYTES:,} are allowed.")
+    return wrong
+
+
+@functools.cache
+def facts_of(name: str) -> Facts:
+    """The facts of a recording, read once."""
+    return read_facts(path_of(name))
 
 
 def table() -> str:
-    """The table of README.md: a row for each recording, from its manifest."""
+    """The table of README.md: a row for each recording, from its manifest and its events."""
     rows = ["| file | made by | machine | date | what to notice |", "| --- | --- | --- | --- | --- |"]
     for name, recording in RECORDINGS.items():
-        trace = Trace.open(path_of(name))
-        hardware = trace.manifest["hardware"]
+        facts, others = facts_of(name), facts_of(recording.partner or name)
+        manifest = facts.trace.manifest
+        hardware = manifest["hardware"]
         cells = (
             f"[{path_of(name).name}]({path_of(name).name}), {path_of(name).stat().st_size / 1000:.0f} kB",
-            f"`{trace.manifest['made_by']}`, which runs `{' '.join(trace.manifest['command'])}`",
-            f"{hardware['cpu']}, {hardware['num_cores']} cores; {trace.manifest['engine']['device']}",
-            str(trace.manifest["started"])[:10],
-            recording.notice,
+            f"`{manifest['made_by']}`, which runs `{' '.join(manifest['command'])}`",
+            f"{hardware['cpu']}, {hardware['num_cores']} cores; {manifest['engine']['device']}",
+            str(manifest["started"])[:10],
+            recording.notice(facts, others),
         )
         rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)
@@ -124,18 +123,27 @@ def readme_with(new_table: str) -> str:
     return f"{before}{TABLE_BEGIN}\n{new_table}\n{TABLE_END}{after}"
 
 
-def main() -> None:
+def main() -> int:
     """Make the recordings that the command line names, and bring the table up to date."""
     parser = argparse.ArgumentParser(description="Make the recordings in this folder.")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"by default all: {', '.join(RECORDINGS)}")
     names = parser.parse_args().names or list(RECORDINGS)
     if unknown := [name for name in names if name not in RECORDINGS]:
         parser.error(f"no recording is called {unknown[0]!r}; there are: {', '.join(RECORDINGS)}")
-    for name in names:
+    for place, name in enumerate(names, start=1):
+        print(f"[{place}/{len(names)}] {name} ... ", end="", flush=True)
         file = record(name)
-        print(f"{file.name}: {file.stat().st_size:,} bytes")
+        facts = facts_of(name)
+        print(
+            f"{len(facts.lives)} requests, {len(facts.steps)} steps in {facts.span_s:.1f} s, "
+            f"{file.stat().st_size / 1000:.0f} kB"
+        )
     README.write_text(readme_with(table()), encoding="utf-8")
+    wrong = [f"{name}: {text}" for name in names for text in untrue(name)]
+    if wrong:
+        print("What README.md says and the recordings don't show:", *wrong, sep="\n  ", file=sys.stderr)
+    return 1 if wrong else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

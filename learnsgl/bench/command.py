@@ -12,9 +12,10 @@ from typing import Any
 from learnsgl.config import BUILT_IN_MODEL
 from learnsgl.errors import OptionError
 
-BENCHES = ("offline", "scheduler", "trace", "memory")
+BENCHES = ("offline", "scheduler", "trace", "memory", "tracers")
 PEERS = ("transformers", "llama.cpp")
 QUANTIZATIONS = ("none", "int8")
+TRACERS = ("none", "learnsgl", "viztracer", "torch.profiler")
 
 _EPILOG = """\
 examples:
@@ -23,6 +24,7 @@ examples:
   learnsgl bench scheduler                        a scheduler's step, by batch and by size of the radix tree
   learnsgl bench trace                            what recording costs
   learnsgl bench memory                           the memory of each process, and where the start-up's time goes
+  learnsgl bench tracers                          recording beside VizTracer and the PyTorch profiler
   learnsgl bench all                              all of these with their defaults, then the tables of the page
   learnsgl bench docs                             only the tables of docs/benchmarks.md, from docs/benchmarks/*.json
 
@@ -33,6 +35,7 @@ _SINGLE = {
     "scheduler": "a scheduler's step, by running requests and by nodes of the radix tree",
     "trace": "what recording costs: an event, a step, a run on a held device, a run of the model",
     "memory": "the memory of every process of an idle server, and its start-up by part",
+    "tracers": "our recording beside VizTracer and the PyTorch profiler: speed, size, time to read it back",
 }
 
 
@@ -48,7 +51,10 @@ def add_bench_command(subparsers: Any) -> None:
         epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     commands = parser.add_subparsers(required=True, metavar="BENCHMARK")
-    adders = {"offline": _add_offline, "scheduler": _add_scheduler, "trace": _add_trace, "memory": _add_memory}
+    adders = {
+        "offline": _add_offline, "scheduler": _add_scheduler, "trace": _add_trace, "memory": _add_memory,
+        "tracers": _add_tracers,
+    }  # fmt: skip
     for name in BENCHES:
         single = commands.add_parser(name, help=_SINGLE[name], description=f"Measure {_SINGLE[name]}.")
         adders[name](single)
@@ -121,6 +127,18 @@ def _add_memory(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--serve-options", default="", metavar="TEXT", help="more options of learnsgl serve, in one argument"
     )
+
+
+def _add_tracers(parser: argparse.ArgumentParser) -> None:
+    _add_model(parser)
+    parser.add_argument(
+        "--tracers", nargs="+", choices=TRACERS,
+        help="none is always among them (default: all that are installed; VizTracer is by pip install viztracer)",
+    )  # fmt: skip
+    _add_number(parser, "--batch", 8, "requests at once")
+    _add_number(parser, "--input-len", 32, "tokens of a prompt")
+    _add_number(parser, "--output-len", 64, "tokens to generate")
+    _add_number(parser, "--repeats", 6, "rounds; a process each, with a warm-up of its own")
 
 
 def _add_model(parser: argparse.ArgumentParser, none: str = "") -> None:

@@ -20,7 +20,17 @@ import psutil  # type: ignore[import-untyped]
 from learnsgl.errors import FolderError
 
 FORMAT = 1
-_PACKAGES = ("learnsgl", "torch", "transformers", "llama-cpp-python", "numpy", "msgspec", "zstandard", "pyzmq")
+_PACKAGES = (
+    "learnsgl",
+    "torch",
+    "transformers",
+    "llama-cpp-python",
+    "numpy",
+    "msgspec",
+    "zstandard",
+    "pyzmq",
+    "viztracer",
+)
 
 
 class Machine(msgspec.Struct, frozen=True):
@@ -53,7 +63,7 @@ class Report(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
     Attributes:
         format: version of this layout.
-        bench: offline, scheduler, trace or memory.
+        bench: one of `command.BENCHES`.
         command: the command line that measures the same again.
         date: when it began, UTC, ISO 8601.
         duration_s: how long it took.

@@ -14,7 +14,8 @@ from typing import Any
 
 import msgspec
 
-from learnsgl.bench import memory, offline, scheduler, tracing
+from learnsgl.bench import memory, offline, scheduler, tracers, tracing
+from learnsgl.bench.command import TRACERS
 from learnsgl.bench.gguf import find_gguf
 from learnsgl.bench.memory_tables import memory_tables
 from learnsgl.bench.offline_tables import offline_tables
@@ -23,6 +24,7 @@ from learnsgl.bench.peers.llama_cpp_peer import is_installed
 from learnsgl.bench.report import Report, load, now_iso, num_cores, read_machine, read_versions, write_report
 from learnsgl.bench.scheduler_tables import scheduler_tables
 from learnsgl.bench.tables import Table
+from learnsgl.bench.tracers_tables import tracers_tables
 from learnsgl.bench.tracing_tables import trace_tables
 from learnsgl.bench.workload import Lengths
 from learnsgl.hub import resolve_model
@@ -67,6 +69,8 @@ def tables_of(report: Report) -> list[Table]:
         return scheduler_tables(msgspec.convert(report.results, list[scheduler.CaseTimes]))
     if report.bench == "trace":
         return trace_tables(msgspec.convert(report.results, tracing.TraceResults))
+    if report.bench == "tracers":
+        return tracers_tables(msgspec.convert(report.results, list[tracers.TracerRun]))
     return memory_tables(msgspec.convert(report.results, list[memory.Start]))
 
 
@@ -123,4 +127,17 @@ def _memory(args: argparse.Namespace) -> tuple[Any, Any]:
     return settings, memory.measure(settings, _tell)
 
 
-_MEASURES = {"offline": _offline, "scheduler": _scheduler, "trace": _trace, "memory": _memory}
+def _tracers(args: argparse.Namespace) -> tuple[Any, Any]:
+    absent = tracers.missing(list(TRACERS))
+    if args.tracers is None and absent:
+        _tell(f"left out, because not installed: {', '.join(absent)}")
+    chosen = args.tracers or [name for name in TRACERS if name not in absent]
+    settings = tracers.Settings(
+        model=args.model, tracers=list(dict.fromkeys(["none", *chosen])), dtype=args.dtype,
+        num_threads=args.threads or num_cores(), batch=args.batch, input_len=args.input_len,
+        output_len=args.output_len, repeats=args.repeats, seed=args.seed,
+    )  # fmt: skip
+    return settings, tracers.measure(settings, _tell)
+
+
+_MEASURES = {"offline": _offline, "scheduler": _scheduler, "trace": _trace, "memory": _memory, "tracers": _tracers}

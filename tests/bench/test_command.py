@@ -24,6 +24,8 @@ SMALL = {
     "scheduler": "--running 2 --nodes 5 --page-size 1 --steps 2 --repeats 1",
     "trace": "--model none --running 2 --step-ms 0.1 --steps 3 --pairs 1 --blocks 1 --events 512",
     "memory": "--model tiny-random --repeats 1 --serve-options=--num-threads=1",
+    "tracers": "--model tiny-random --threads 1 --tracers learnsgl torch.profiler --repeats 1 --batch 1 --input-len 4 "
+    "--output-len 3",
 }
 
 
@@ -45,6 +47,11 @@ def test_a_bench_prints_its_tables_and_writes_its_file(
         assert all(len(row) == len(table.heads) for row in table.rows)
     if name == "memory":
         check_memory(report)
+    if name == "tracers":
+        recorded = {run["tracer"]: run["num_events"] for run in report.results}
+        assert recorded.pop("none") == 0
+        assert set(recorded) == {"learnsgl", "torch.profiler"}
+        assert all(recorded.values())
 
 
 def check_memory(report: Report) -> None:

@@ -90,7 +90,7 @@ class EngineConfig:
     dtype: str = option(
         "auto",
         "of weights, activations and KV cache; auto is float32 on a CPU",
-        choices=("auto", "float32", "bfloat16"),
+        choices=("auto", "float32", "bfloat16", "float16"),
     )
     quantization: str = option(
         "none",

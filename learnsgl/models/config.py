@@ -14,16 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from learnsgl.errors import ModelNotFoundError, UnsupportedModelError
-
-
-@dataclass(frozen=True)
-class Llama3Scaling:
-    """How Llama 3.1 stretches its rotary embedding; `models/rope.py` applies it."""
-
-    factor: float
-    low_freq_factor: float
-    high_freq_factor: float
-    original_max_position_embeddings: int
+from learnsgl.models.architectures import find_architecture
+from learnsgl.models.rope_scaling import RopeScaling, YarnScaling, read_rope
 
 
 @dataclass(frozen=True)
@@ -32,6 +24,8 @@ class ModelConfig:
 
     Attributes:
         architecture: first entry of `architectures`, such as `LlamaForCausalLM`.
+        max_position_embeddings: tokens of the context, YaRN's stretching included.
+        attention_bias: whether attention's projections have biases, where the architecture leaves it to the file.
         dtype: name of the dtype that the weights were saved in, such as `bfloat16`; `None` where the file says none.
         eos_ids: tokens that end a sequence; empty where the files name none.
         rope_scaling: `None` for the plain rotary embedding.
@@ -48,7 +42,7 @@ class ModelConfig:
     max_position_embeddings: int
     rms_norm_eps: float
     rope_theta: float
-    rope_scaling: Llama3Scaling | None
+    rope_scaling: RopeScaling | None
     tie_word_embeddings: bool
     attention_bias: bool
     mlp_bias: bool
@@ -83,27 +77,32 @@ def parse_model_config(raw: Mapping[str, Any], generation: Mapping[str, Any], *,
         UnsupportedModelError: see `load_model_config`.
     """
     try:
+        architecture = find_architecture(raw["architectures"][0])
+        raw = {**architecture.defaults, **raw}
         _refuse_what_is_not_built(raw, where)
-        rope = _rope_parameters(raw)
+        rope_theta, rope_scaling = read_rope(raw, where)
         num_heads = int(raw["num_attention_heads"])
         num_kv_heads = int(raw.get("num_key_value_heads") or num_heads)
         if num_heads % num_kv_heads:
             raise ValueError(f"{num_heads} attention heads can't be shared out evenly over {num_kv_heads} KV heads")
         hidden_size = int(raw["hidden_size"])
+        head_dim = int(raw.get("head_dim") or hidden_size // num_heads)
+        if head_dim % 2:
+            raise ValueError(f"a head of {head_dim} features can't be rotated in pairs")
         eos = generation.get("eos_token_id")
         return ModelConfig(
-            architecture=str(raw["architectures"][0]),
+            architecture=architecture.name,
             vocab_size=int(raw["vocab_size"]),
             hidden_size=hidden_size,
             intermediate_size=int(raw["intermediate_size"]),
             num_layers=int(raw["num_hidden_layers"]),
             num_heads=num_heads,
             num_kv_heads=num_kv_heads,
-            head_dim=int(raw.get("head_dim") or hidden_size // num_heads),
-            max_position_embeddings=int(raw["max_position_embeddings"]),
+            head_dim=head_dim,
+            max_position_embeddings=_context_len(raw, rope_scaling),
             rms_norm_eps=float(raw.get("rms_norm_eps", 1e-6)),
-            rope_theta=float(rope["rope_theta"]),
-            rope_scaling=_rope_scaling(rope, raw, where),
+            rope_theta=rope_theta,
+            rope_scaling=rope_scaling,
             tie_word_embeddings=bool(raw.get("tie_word_embeddings", False)),
             attention_bias=bool(raw.get("attention_bias", False)),
             mlp_bias=bool(raw.get("mlp_bias", False)),
@@ -112,7 +111,7 @@ def parse_model_config(raw: Mapping[str, Any], generation: Mapping[str, Any], *,
         )
     except KeyError as error:
         raise UnsupportedModelError(f"{where} has no {error.args[0]!r}, which every supported model needs") from None
-    except (TypeError, ValueError, IndexError) as error:
+    except (TypeError, ValueError, ArithmeticError, IndexError) as error:
         raise UnsupportedModelError(f"{where} holds a value that can't be used: {error}") from error
 
 
@@ -135,28 +134,34 @@ def _refuse_what_is_not_built(raw: Mapping[str, Any], where: str) -> None:
     activation = raw.get("hidden_act", "silu")
     if activation != "silu":
         raise UnsupportedModelError(f"{where} asks for the activation {activation!r}; only 'silu' is built")
+    if unknown := set(raw.get("layer_types") or ()) - {"full_attention", "sliding_attention"}:
+        raise UnsupportedModelError(f"{where} has layers of the kinds {sorted(unknown)}; only attention is built")
+    if _needs_a_window(raw):
+        raise UnsupportedModelError(
+            f"{where} asks for attention in a sliding window of {raw['sliding_window']} tokens, and its context is "
+            f"{raw['max_position_embeddings']}; windows aren't built. Take a model without one (Mistral from v0.2 on, "
+            "Qwen with use_sliding_window false)"
+        )
 
 
-def _rope_parameters(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """Theta and scaling in one mapping, as transformers 5 writes them, from either form of the file."""
-    scaling = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
-    return {"rope_theta": raw.get("rope_theta") or 10000.0, **scaling}
+def _needs_a_window(raw: Mapping[str, Any]) -> bool:
+    """Whether some layer doesn't see the whole context: a window as long as the context is none."""
+    kinds = raw.get("layer_types")
+    if kinds is None:
+        num_full = int(raw.get("max_window_layers") or 0)  # the first layers see everything
+        is_asked_for = bool(raw.get("use_sliding_window")) and num_full < int(raw["num_hidden_layers"])
+    else:
+        is_asked_for = "sliding_attention" in kinds
+    window = raw.get("sliding_window")
+    return is_asked_for and window is not None and int(window) < int(raw["max_position_embeddings"])
 
 
-def _rope_scaling(rope: Mapping[str, Any], raw: Mapping[str, Any], where: str) -> Llama3Scaling | None:
-    kind = rope.get("rope_type") or rope.get("type") or "default"
-    if float(rope.get("partial_rotary_factor") or raw.get("partial_rotary_factor") or 1.0) != 1.0:
-        raise UnsupportedModelError(f"{where} rotates a part of each head only (partial_rotary_factor); it isn't built")
-    if kind == "default":
-        return None
-    if kind != "llama3":
-        raise UnsupportedModelError(f"{where} asks for the rope scaling {kind!r}; 'default' and 'llama3' are built")
-    return Llama3Scaling(
-        factor=float(rope["factor"]),
-        low_freq_factor=float(rope["low_freq_factor"]),
-        high_freq_factor=float(rope["high_freq_factor"]),
-        original_max_position_embeddings=int(rope["original_max_position_embeddings"]),
-    )
+def _context_len(raw: Mapping[str, Any], scaling: RopeScaling | None) -> int:
+    """What the file says; a file to which someone has added YaRN as Qwen's model cards advise still says the old."""
+    said = int(raw["max_position_embeddings"])
+    if isinstance(scaling, YarnScaling):
+        return max(said, int(scaling.factor * scaling.original_max_position_embeddings))
+    return said
 
 
 def _token_ids(value: Any) -> tuple[int, ...]:

@@ -1,4 +1,7 @@
-"""Which class runs which architecture. A new architecture is one file beside this one, and one line here."""
+"""Which class runs which architecture. The engine asks when it loads a model.
+
+A new architecture is an entry in `architectures.py`, one file beside this one, and one line here.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,13 @@ from typing import Protocol
 import torch
 
 from learnsgl.attention.backend import AttentionBackend, ForwardBatch
-from learnsgl.errors import UnsupportedModelError
+from learnsgl.models.architectures import find_architecture
 from learnsgl.models.config import ModelConfig
 from learnsgl.models.layers import LinearLayer
 from learnsgl.models.llama import LlamaForCausalLM
+from learnsgl.models.mistral import MistralForCausalLM
+from learnsgl.models.qwen2 import Qwen2ForCausalLM
+from learnsgl.models.qwen3 import Qwen3ForCausalLM
 
 
 class CausalLM(Protocol):
@@ -41,8 +47,11 @@ class CausalLM(Protocol):
         ...
 
 
-ARCHITECTURES: Mapping[str, type[CausalLM]] = {
+MODEL_CLASSES: Mapping[str, type[CausalLM]] = {
     "LlamaForCausalLM": LlamaForCausalLM,
+    "MistralForCausalLM": MistralForCausalLM,
+    "Qwen2ForCausalLM": Qwen2ForCausalLM,
+    "Qwen3ForCausalLM": Qwen3ForCausalLM,
 }
 
 
@@ -52,8 +61,4 @@ def model_class(architecture: str) -> type[CausalLM]:
     Raises:
         UnsupportedModelError: naming the architectures that there are.
     """
-    if architecture not in ARCHITECTURES:
-        raise UnsupportedModelError(
-            f"the architecture {architecture!r} isn't built; there are: {', '.join(sorted(ARCHITECTURES))}"
-        )
-    return ARCHITECTURES[architecture]
+    return MODEL_CLASSES[find_architecture(architecture).name]

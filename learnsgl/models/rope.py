@@ -10,14 +10,17 @@ import math
 
 import torch
 
-from learnsgl.models.config import Llama3Scaling, ModelConfig
+from learnsgl.models.config import ModelConfig
+from learnsgl.models.rope_scaling import LinearScaling, Llama3Scaling, YarnScaling
 
 
 class RotaryEmbedding:
     """Rotates pairs of features by an angle that grows with the position.
 
     Source: RoFormer (Su et al., 2021), section 3.2, in the layout of Hugging Face's checkpoints, where feature i is
-    paired with feature i + head_dim / 2; the "llama3" scaling is that of Llama 3.1's reference code.
+    paired with feature i + head_dim / 2. Scalings: "linear" from Extending Context Window of Large Language Models via
+    Positional Interpolation (Chen et al., 2023); "llama3" from Llama 3.1's reference code; "yarn" from YaRN: Efficient
+    Context Window Extension of Large Language Models (Peng et al., 2023), section 3.
     """
 
     def __init__(self, config: ModelConfig, *, num_positions: int, dtype: torch.dtype, device: torch.device) -> None:
@@ -29,9 +32,10 @@ class RotaryEmbedding:
             dtype: of the table; the angles themselves are computed in float32.
             device: where the table lives.
         """
-        inverse_frequencies = _inverse_frequencies(config)
-        angles = torch.outer(torch.arange(num_positions, dtype=torch.float32), inverse_frequencies)
-        cos, sin = angles.cos(), angles.sin()
+        angles = torch.outer(torch.arange(num_positions, dtype=torch.float32), _frequencies(config))
+        scaling = config.rope_scaling
+        factor = scaling.attention_factor if isinstance(scaling, YarnScaling) else 1.0
+        cos, sin = angles.cos().mul_(factor), angles.sin().mul_(factor)
         # The first half of a rotated head is x1 cos - x2 sin and the second is x2 cos + x1 sin. With the sign kept
         # in the table, both halves are x cos + swapped(x) sin, which is three operators instead of six.
         self._cos = torch.cat((cos, cos), dim=-1).to(device, dtype)  # [num_positions, D]
@@ -61,16 +65,44 @@ def rotate_(heads: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> None:
     heads.mul_(cos).addcmul_(swapped, sin)
 
 
-def _inverse_frequencies(config: ModelConfig) -> torch.Tensor:
+def _frequencies(config: ModelConfig) -> torch.Tensor:
+    """How fast each pair of features turns, in radians a position: float32 [D / 2], the fastest first."""
     exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
-    frequencies = 1.0 / config.rope_theta**exponents  # [D / 2], radians a position
-    return frequencies if config.rope_scaling is None else _llama3_scaled(frequencies, config.rope_scaling)
+    frequencies = 1.0 / config.rope_theta**exponents
+    match config.rope_scaling:
+        case None:
+            return frequencies
+        case LinearScaling(factor):
+            return frequencies / factor
+        case Llama3Scaling() as llama3:
+            return _partly_slowed(frequencies, _llama3_share_kept(frequencies, llama3), llama3.factor)
+        case YarnScaling() as yarn:
+            return _partly_slowed(frequencies, _yarn_share_kept(config, yarn), yarn.factor)
 
 
-def _llama3_scaled(frequencies: torch.Tensor, scaling: Llama3Scaling) -> torch.Tensor:
-    """Slow the features whose wave is longer than the context that the model was first trained with."""
+def _partly_slowed(frequencies: torch.Tensor, share_kept: torch.Tensor, factor: float) -> torch.Tensor:
+    """Between the frequency as it is (share 1) and the one that is slower by the factor (share 0)."""
+    return frequencies * share_kept + frequencies / factor * (1.0 - share_kept)
+
+
+def _llama3_share_kept(frequencies: torch.Tensor, scaling: Llama3Scaling) -> torch.Tensor:
+    """0 for features whose wave is longer than the context of the pre-training, 1 for fast ones, between: by turns."""
     turns = scaling.original_max_position_embeddings * frequencies / (2 * math.pi)  # in the original context
-    # 0 where a feature turns too rarely to be kept as it is, 1 where it turns often enough, linear in between
     share_kept = (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
-    share_kept = share_kept.clamp(0.0, 1.0)
-    return frequencies * (share_kept + (1.0 - share_kept) / scaling.factor)
+    return share_kept.clamp(0.0, 1.0)
+
+
+def _yarn_share_kept(config: ModelConfig, scaling: YarnScaling) -> torch.Tensor:
+    """1 up to the feature that turns `beta_fast` times, 0 from the one that turns `beta_slow` times, a line between."""
+
+    def feature_that_turns(times: float) -> float:
+        wave = scaling.original_max_position_embeddings / (2 * math.pi * times)
+        return config.head_dim * math.log(wave) / (2 * math.log(config.rope_theta))
+
+    first, last = feature_that_turns(scaling.beta_fast), feature_that_turns(scaling.beta_slow)
+    if scaling.truncate:
+        first, last = float(math.floor(first)), float(math.ceil(last))
+    first, last = max(first, 0.0), min(last, config.head_dim - 1.0)
+    width = last - first or 0.001  # a step, where the two fall together
+    features = torch.arange(config.head_dim // 2, dtype=torch.float32)
+    return 1.0 - ((features - first) / width).clamp(0.0, 1.0)

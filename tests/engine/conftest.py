@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import LlamaForCausalLM
+from transformers import PreTrainedModel
 
-from tests.engine.reference import SHAPES, make_llama
+from tests.engine.reference import SHAPES, make_model
 
-MakeModel = Callable[[str], tuple[Path, LlamaForCausalLM]]
+MakeModel = Callable[[str], tuple[Path, PreTrainedModel]]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -20,14 +20,14 @@ def _one_thread() -> None:
 
 
 @pytest.fixture(scope="session")
-def small_llama(tmp_path_factory: pytest.TempPathFactory) -> MakeModel:
+def small_model(tmp_path_factory: pytest.TempPathFactory) -> MakeModel:
     """Gives the folder and the transformers model of one of `SHAPES`."""
-    made: dict[str, tuple[Path, LlamaForCausalLM]] = {}
+    made: dict[str, tuple[Path, PreTrainedModel]] = {}
 
-    def get(shape: str) -> tuple[Path, LlamaForCausalLM]:
+    def get(shape: str) -> tuple[Path, PreTrainedModel]:
         if shape not in made:
             folder = tmp_path_factory.mktemp(shape)
-            made[shape] = folder, make_llama(folder, **SHAPES[shape])
+            made[shape] = folder, make_model(folder, **SHAPES[shape])
         return made[shape]
 
     return get

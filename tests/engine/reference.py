@@ -1,4 +1,4 @@
-"""Small random Llama models, made and run by transformers: what our engine is compared with."""
+"""Small random models of every architecture, made and run by transformers: what our engine is compared with."""
 
 from __future__ import annotations
 
@@ -7,7 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 LLAMA3_ROPE = {
     "rope_type": "llama3",
@@ -16,6 +26,19 @@ LLAMA3_ROPE = {
     "low_freq_factor": 1.0,
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 64,
+}
+YARN_ROPE = {
+    "rope_type": "yarn",
+    "rope_theta": 10000.0,
+    "factor": 4.0,
+    "original_max_position_embeddings": 128,
+}
+
+ARCHITECTURES: dict[str, tuple[type[Any], type[PreTrainedModel]]] = {
+    "llama": (LlamaConfig, LlamaForCausalLM),
+    "mistral": (MistralConfig, MistralForCausalLM),
+    "qwen2": (Qwen2Config, Qwen2ForCausalLM),
+    "qwen3": (Qwen3Config, Qwen3ForCausalLM),
 }
 
 SHAPES: dict[str, dict[str, Any]] = {
@@ -27,10 +50,30 @@ SHAPES: dict[str, dict[str, Any]] = {
     "llama3_wide_heads": {
         "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32, "rope_parameters": LLAMA3_ROPE,
     },
+    "qwen2": {"architecture": "qwen2", "num_attention_heads": 6, "num_key_value_heads": 2},
+    "qwen2_tied_yarn": {
+        "architecture": "qwen2", "num_attention_heads": 4, "num_key_value_heads": 4, "tie_word_embeddings": True,
+        "rope_parameters": YARN_ROPE,
+    },
+    "qwen3_tied": {
+        "architecture": "qwen3", "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32,
+        "tie_word_embeddings": True, "rope_parameters": {"rope_type": "default", "rope_theta": 1e6},
+    },
+    "qwen3_mqa_biases": {
+        "architecture": "qwen3", "num_attention_heads": 5, "num_key_value_heads": 1, "head_dim": 20,
+        "attention_bias": True,
+    },
+    "mistral": {
+        "architecture": "mistral", "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16,
+        "sliding_window": None,
+    },
 }  # fmt: skip
+"""What is put into the configuration; `architecture` is `llama` where it isn't said."""
 
 
-def make_llama(folder: Path, *, dtype: torch.dtype = torch.float32, seed: int = 0, **changes: Any) -> LlamaForCausalLM:
+def make_model(
+    folder: Path, *, architecture: str = "llama", dtype: torch.dtype = torch.float32, seed: int = 0, **changes: Any
+) -> PreTrainedModel:
     """A random model, saved to `folder`. Its weights are large enough that tokens differ clearly in likelihood."""
     settings: dict[str, Any] = {
         "vocab_size": 203, "hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 3,
@@ -38,7 +81,8 @@ def make_llama(folder: Path, *, dtype: torch.dtype = torch.float32, seed: int = 
         "bos_token_id": 1, "eos_token_id": 2,
     }  # fmt: skip
     torch.manual_seed(seed)
-    model = LlamaForCausalLM(LlamaConfig(**{**settings, **changes})).eval()
+    make_config, make = ARCHITECTURES[architecture]
+    model = make(make_config(**{**settings, **changes})).eval()
     with torch.no_grad():
         for _, parameter in model.named_parameters():
             if parameter.dim() == 1:  # norms and biases, which start as ones and zeros
@@ -49,12 +93,12 @@ def make_llama(folder: Path, *, dtype: torch.dtype = torch.float32, seed: int = 
 
 
 @torch.inference_mode()
-def reference_logits(model: LlamaForCausalLM, tokens: Sequence[int]) -> torch.Tensor:
+def reference_logits(model: PreTrainedModel, tokens: Sequence[int]) -> torch.Tensor:
     """float32 [len(tokens), V], without any cache."""
     return model(torch.tensor([list(tokens)])).logits[0].float()
 
 
-def assert_same_greedy(model: LlamaForCausalLM, prompt: Sequence[int], ours: Sequence[int], *, margin: float) -> int:
+def assert_same_greedy(model: PreTrainedModel, prompt: Sequence[int], ours: Sequence[int], *, margin: float) -> int:
     """Greedy tokens are equal, or differ first where the two best logits lie closer than `margin`.
 
     Returns:

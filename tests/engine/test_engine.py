@@ -29,8 +29,8 @@ def start(folder: Path, **changes: Any) -> Engine:
 
 
 @pytest.fixture
-def engine(small_llama: MakeModel) -> Iterator[Engine]:
-    engine = start(small_llama("gqa")[0])
+def engine(small_model: MakeModel) -> Iterator[Engine]:
+    engine = start(small_model("gqa")[0])
     yield engine
     engine.close()
 
@@ -41,8 +41,8 @@ def first_step(engine: Engine) -> Step:
     return builder.build([(0, len(PROMPT))])
 
 
-def test_it_is_an_executor_and_describes_itself(small_llama: MakeModel) -> None:
-    executor: Executor = start(small_llama("gqa")[0], page_size=4, num_pages=64)
+def test_it_is_an_executor_and_describes_itself(small_model: MakeModel) -> None:
+    executor: Executor = start(small_model("gqa")[0], page_size=4, num_pages=64)
     info = executor.info
     executor.close()
     assert (info.model, info.device, info.dtype) == ("small", "cpu (1 thread)", "float32")
@@ -50,7 +50,7 @@ def test_it_is_an_executor_and_describes_itself(small_llama: MakeModel) -> None:
     assert (info.vocab_size, info.eos_ids) == (203, (2,))
     assert info.memory["page"] == 4 * 2 * 2 * 8 * 3 * 4  # tokens, K and V, heads, head_dim, layers, bytes
     assert info.memory["kv_pages"] == 64 * info.memory["page"]
-    model = small_llama("gqa")[1]
+    model = small_model("gqa")[1]
     assert info.memory["weights"] == sum(parameter.numel() * 4 for parameter in model.parameters())
     names = [name for name, _, _ in info.phases if name != "pack_weights"]  # where the processor gains by it
     assert names == ["load_weights", "allocate_kv", "warm_up"]
@@ -76,22 +76,22 @@ def test_steps_run_on_one_other_thread_in_order(engine: Engine) -> None:
     assert [thread.name for thread in threading.enumerate() if thread.name.startswith("compute")] == ["compute_0"]
 
 
-def test_steps_ahead_of_the_host_give_the_same_tokens(engine: Engine, small_llama: MakeModel) -> None:
+def test_steps_ahead_of_the_host_give_the_same_tokens(engine: Engine, small_model: MakeModel) -> None:
     prompts = [[9, 10, 11], [12] * 20]
     ahead = generate(engine, prompts, 12)
-    other = start(small_llama("gqa")[0])
+    other = start(small_model("gqa")[0])
     assert generate(other, prompts, 12, overlap=False) == ahead
     other.close()
 
 
-def test_a_seed_gives_the_same_tokens_in_any_company(engine: Engine, small_llama: MakeModel) -> None:
+def test_a_seed_gives_the_same_tokens_in_any_company(engine: Engine, small_model: MakeModel) -> None:
     prompts = [[20, 21, 22], [30] * 9, [40, 41]]
     seeded = SamplingParams(temperature=0.9, seed=11, top_p=0.95)
     params = [seeded, GREEDY, SamplingParams(temperature=1.5, top_k=30)]
     together = generate(engine, prompts, 16, params, uids=[1, 2, 3])
 
     def alone(index: int, uid: int, **changes: Any) -> list[int]:
-        other = start(small_llama("gqa")[0], **changes)
+        other = start(small_model("gqa")[0], **changes)
         (tokens,) = generate(other, [prompts[index]], 16, [params[index]], uids=[uid])
         other.close()
         return tokens
@@ -102,8 +102,8 @@ def test_a_seed_gives_the_same_tokens_in_any_company(engine: Engine, small_llama
     assert alone(2, uid=3, seed=5) != together[2]  # and the engine's seed
 
 
-def test_a_row_is_used_again_without_a_trace_of_its_last_request(engine: Engine, small_llama: MakeModel) -> None:
-    model = small_llama("gqa")[1]
+def test_a_row_is_used_again_without_a_trace_of_its_last_request(engine: Engine, small_model: MakeModel) -> None:
+    model = small_model("gqa")[1]
     builder = StepBuilder(engine.info)
     for prompt, sampling in (([7] * 30, SamplingParams(seed=3)), ([8, 9], GREEDY), ([10] * 12, GREEDY)):
         builder.admit(0, prompt, sampling)
@@ -187,8 +187,8 @@ def test_too_few_pages_are_named(engine: Engine) -> None:
         run_step(engine, short)
 
 
-def test_closing_twice_is_safe_and_ends_the_thread(small_llama: MakeModel) -> None:
-    engine = start(small_llama("gqa")[0])
+def test_closing_twice_is_safe_and_ends_the_thread(small_model: MakeModel) -> None:
+    engine = start(small_model("gqa")[0])
     step = first_step(engine)
     ticket = engine.submit(step)
     engine.sample(ticket, None)

@@ -67,23 +67,23 @@ def test_too_little_memory_for_one_request() -> None:
         plan(100 * PAGE_BYTES + WORKSPACE, num_pages=101)
 
 
-def test_weights_that_do_not_fit_are_not_read(small_llama: MakeModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_that_do_not_fit_are_not_read(small_model: MakeModel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "available_bytes", lambda device: 100_000)
     with pytest.raises(OutOfMemoryError, match=r"the weights need 0 MiB and 0 MiB of memory are free"):
-        create_engine(small_llama("gqa")[0], "small", EngineConfig(device="cpu", num_threads=1), SCHEDULER)
+        create_engine(small_model("gqa")[0], "small", EngineConfig(device="cpu", num_threads=1), SCHEDULER)
 
 
-def test_a_failed_allocation_is_named(small_llama: MakeModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_allocation_is_named(small_model: MakeModel, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: object, **__: object) -> None:
         torch.empty(1 << 60)
 
     monkeypatch.setattr(loading, "KVPool", fails)
     with pytest.raises(OutOfMemoryError, match="the KV pages don't fit into memory"):
-        create_engine(small_llama("gqa")[0], "small", EngineConfig(device="cpu", num_threads=1), SCHEDULER)
+        create_engine(small_model("gqa")[0], "small", EngineConfig(device="cpu", num_threads=1), SCHEDULER)
 
 
-def test_options_are_checked_before_weights_are_read(small_llama: MakeModel, tmp_path: Path) -> None:
-    text = (small_llama("gqa")[0] / "config.json").read_text(encoding="utf-8")
+def test_options_are_checked_before_weights_are_read(small_model: MakeModel, tmp_path: Path) -> None:
+    text = (small_model("gqa")[0] / "config.json").read_text(encoding="utf-8")
     (tmp_path / "config.json").write_text(text, encoding="utf-8")
     too_long = EngineConfig(device="cpu", num_threads=1, max_model_len=513)
     with pytest.raises(OptionError, match="--max-model-len is 513"):

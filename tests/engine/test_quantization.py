@@ -55,9 +55,9 @@ def all_logits(loaded: Loaded, tokens: list[int]) -> torch.Tensor:
     return runner.model.forward(batch, runner.attention)
 
 
-def test_it_says_what_it_is_and_takes_less_memory(small_llama: MakeModel) -> None:
+def test_it_says_what_it_is_and_takes_less_memory(small_model: MakeModel) -> None:
     for shape in ("mha_biases", "mqa_tied"):
-        folder = small_llama(shape)[0]
+        folder = small_model(shape)[0]
         plain, int8 = load(folder).info, load(folder, quantization="int8").info
         assert (plain.dtype, int8.dtype) == ("float32", "float32 + int8 weights")
         assert [name for name, _, _ in int8.phases] == ["load_weights", "quantize_weights", "allocate_kv", "warm_up"]
@@ -68,9 +68,9 @@ def test_it_says_what_it_is_and_takes_less_memory(small_llama: MakeModel) -> Non
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_logits_are_those_of_rounded_weights(
-    small_llama: MakeModel, shape: str, monkeypatch: pytest.MonkeyPatch
+    small_model: MakeModel, shape: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder, _ = small_llama(shape)
+    folder, _ = small_model(shape)
     tokens = torch.randint(3, 203, (60,), generator=torch.Generator().manual_seed(0)).tolist()
     levels = Int8Quantizer().levels
 
@@ -87,8 +87,8 @@ def test_logits_are_those_of_rounded_weights(
     assert float((got - expected).norm()) < 0.1 * float((exact - expected).norm()) < 0.01 * float(exact.norm())
 
 
-def test_tokens_are_the_same_in_any_company(small_llama: MakeModel) -> None:
-    folder, _ = small_llama("gqa")
+def test_tokens_are_the_same_in_any_company(small_model: MakeModel) -> None:
+    folder, _ = small_model("gqa")
     prompts = [[20, 21, 22], [30] * 9, [40, 41], [50]]
     engine = create_engine(
         folder, "small", EngineConfig(device="cpu", num_threads=1, num_pages=256, quantization="int8"),
@@ -102,9 +102,9 @@ def test_tokens_are_the_same_in_any_company(small_llama: MakeModel) -> None:
     engine.close()
 
 
-def test_what_it_does_not_go_with(small_llama: MakeModel) -> None:
+def test_what_it_does_not_go_with(small_model: MakeModel) -> None:
     with pytest.raises(OptionError, match="goes with --dtype float32"):
-        load(small_llama("gqa")[0], quantization="int8", dtype="bfloat16")
+        load(small_model("gqa")[0], quantization="int8", dtype="bfloat16")
     with pytest.raises(OptionError, match="is built for the CPU, and the device is cuda"):
         devices.choose_conversion(EngineConfig(quantization="int8"), torch.device("cuda"), torch.bfloat16)
 

@@ -31,9 +31,10 @@ def change(folder: Path, **values: Any) -> None:
 
 
 def test_the_architectures_are_those_of_the_registry() -> None:
-    from learnsgl.models.registry import ARCHITECTURES
+    from learnsgl.models.registry import MODEL_CLASSES
 
-    assert supported_architectures() == tuple(sorted(ARCHITECTURES))
+    assert supported_architectures() == tuple(sorted(MODEL_CLASSES))
+    assert all(cls.__name__ == name for name, cls in MODEL_CLASSES.items())
 
 
 def test_kv_bytes_are_those_that_the_engine_allocates(folder: Path) -> None:
@@ -65,7 +66,7 @@ def test_a_folder(folder: Path, tmp_path: Path) -> None:
         ({"architectures": None}, "exactly one class name"),
         ({"hidden_act": "gelu"}, "'gelu'"),
         ({"quantization_config": {"quant_method": "awq"}}, "quantised (awq)"),
-        ({"rope_scaling": {"rope_type": "yarn"}}, "'yarn'"),
+        ({"rope_scaling": {"rope_type": "longrope"}}, "'longrope'"),
     ],
 )
 def test_why_a_model_is_not_supported(values: dict[str, Any], reason: str, folder: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -29,14 +31,33 @@ def test_silu_and_mul() -> None:
     torch.testing.assert_close(layers.silu_and_mul(x), x[:, :5] * x[:, :5].sigmoid() * x[:, 5:])
 
 
-@pytest.mark.parametrize("scaled", [False, True])
-def test_rotation_is_that_of_transformers(scaled: bool) -> None:
-    rope = {"rope_theta": 10000.0, "rope_type": "default"}
-    if scaled:
-        rope |= {
-            "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-            "original_max_position_embeddings": 32,
-        }  # fmt: skip
+ROPES: dict[str, dict[str, Any]] = {
+    "default": {"rope_type": "default"},
+    "linear": {"rope_type": "linear", "factor": 3.0},
+    "llama3": {
+        "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 32,
+    },
+    "yarn": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16, "beta_fast": 4.0},
+    "yarn_whole_range": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16},
+    "yarn_by_hand": {
+        "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16, "beta_fast": 3.0, "beta_slow": 0.5,
+        "truncate": False, "attention_factor": 0.9,
+    },
+    "yarn_mscale": {
+        "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16, "beta_slow": 2.0, "mscale": 0.7,
+        "mscale_all_dim": 1.2,
+    },
+    "yarn_step": {
+        "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16, "beta_fast": 2.0, "beta_slow": 2.0,
+        "truncate": False,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ROPES)
+def test_rotation_is_that_of_transformers(kind: str) -> None:
+    rope = {"rope_theta": 10000.0, **ROPES[kind]}
     config = small_config(rope_parameters=rope, head_dim=32)
     ours = RotaryEmbedding(config, num_positions=64, dtype=torch.float32, device=torch.device("cpu"))
     theirs = LlamaRotaryEmbedding(

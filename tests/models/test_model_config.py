@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import LlamaConfig
+from transformers import LlamaConfig, Qwen3Config
 
 from learnsgl.errors import ModelNotFoundError, UnsupportedModelError
-from learnsgl.models.config import Llama3Scaling, load_model_config, parse_model_config
+from learnsgl.models.config import load_model_config, parse_model_config
 from learnsgl.models.registry import model_class
+from learnsgl.models.rope_scaling import LinearScaling, Llama3Scaling, YarnScaling
 from tests.models.small_config import RAW, small_config
 
 LLAMA3 = {
@@ -69,9 +70,13 @@ def test_the_generation_file_decides_about_the_end(tmp_path: Path) -> None:
     [
         ({"quantization_config": {"quant_method": "awq"}}, "quantised \\(awq\\)"),
         ({"hidden_act": "gelu"}, "activation 'gelu'; only 'silu'"),
-        ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "rope scaling 'yarn'"),
+        ({"rope_scaling": {"rope_type": "dynamic", "factor": 4.0}}, "rope scaling 'dynamic'; built are: default, lin"),
+        ({"rope_scaling": {"rope_type": "linear", "factor": 0.5}}, "factor of the rope scaling is 0.5; it must be at"),
+        ({"rope_parameters": {"full_attention": {"rope_theta": 1e4}}}, "some layers in another way than others"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
         ({"num_attention_heads": 3, "num_key_value_heads": 2}, "3 attention heads can't be shared out evenly over 2"),
+        ({"num_attention_heads": 0}, "a value that can't be used"),
+        ({"head_dim": 5}, "a head of 5 features can't be rotated"),
         ({"vocab_size": "many"}, "a value that can't be used"),
         ({"architectures": None}, "a value that can't be used"),
     ],
@@ -96,5 +101,74 @@ def test_broken_files_are_named(tmp_path: Path) -> None:
 
 
 def test_an_unknown_architecture_names_those_that_there_are() -> None:
-    with pytest.raises(UnsupportedModelError, match="'MambaForCausalLM' isn't built; there are: LlamaForCausalLM"):
+    with pytest.raises(UnsupportedModelError, match="'MambaForCausalLM' isn't built; there are: LlamaForCausalLM, Mis"):
         model_class("MambaForCausalLM")
+
+
+def test_what_another_architecture_means_by_leaving_something_out() -> None:
+    sizes = {"hidden_size": 64, "num_attention_heads": 16, "num_key_value_heads": None}
+    assert small_config(architectures=["Qwen3ForCausalLM"], **sizes).head_dim == 128
+    assert small_config(architectures=["Qwen3ForCausalLM"], head_dim=32, **sizes).head_dim == 32
+    assert small_config(architectures=["Qwen2ForCausalLM"], **sizes).head_dim == 4
+    raw = {key: value for key, value in RAW.items() if key != "num_key_value_heads"}
+    mistral = {**raw, "architectures": ["MistralForCausalLM"], "num_attention_heads": 16, "hidden_size": 64}
+    assert parse_model_config(mistral, {}, where="").num_kv_heads == 8
+
+
+QWEN_WINDOW = {"architectures": ["Qwen2ForCausalLM"], "sliding_window": 32, "max_window_layers": 1}
+MISTRAL = {"architectures": ["MistralForCausalLM"], "max_position_embeddings": 8192}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {**QWEN_WINDOW, "use_sliding_window": False},
+        {**QWEN_WINDOW, "use_sliding_window": True, "max_window_layers": 2},  # as many as there are layers
+        {**QWEN_WINDOW, "use_sliding_window": True, "sliding_window": 64},  # as long as the context
+        {**QWEN_WINDOW, "use_sliding_window": True, "layer_types": ["full_attention", "full_attention"]},
+        {**MISTRAL, "sliding_window": None},
+        {**MISTRAL, "sliding_window": 8192},
+        {"sliding_window": 4},  # a Llama has none
+    ],
+)
+def test_a_window_that_hides_nothing_is_none(changes: dict[str, Any]) -> None:
+    assert small_config(**changes).num_layers == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "window"),
+    [
+        ({**QWEN_WINDOW, "use_sliding_window": True}, 32),
+        ({**QWEN_WINDOW, "layer_types": ["full_attention", "sliding_attention"]}, 32),
+        ({**MISTRAL, "sliding_window": 512}, 512),
+        (MISTRAL, 4096),  # as transformers reads a file that doesn't say
+    ],
+)
+def test_a_window_is_refused(changes: dict[str, Any], window: int) -> None:
+    with pytest.raises(UnsupportedModelError, match=f"sliding window of {window} tokens, and its context is"):
+        small_config(**changes)
+
+
+def test_layers_that_are_no_attention_are_refused() -> None:
+    with pytest.raises(UnsupportedModelError, match=r"layers of the kinds \['linear_attention'\]"):
+        small_config(layer_types=["full_attention", "linear_attention"])
+
+
+def test_yarn_as_the_model_card_of_qwen_asks_for_it(tmp_path: Path) -> None:
+    """Whoever follows the card adds `rope_scaling`, and leaves the context as it was."""
+    yarn = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}
+    Qwen3Config(
+        architectures=["Qwen3ForCausalLM"], vocab_size=99, hidden_size=64, num_attention_heads=4, num_hidden_layers=2,
+        num_key_value_heads=2, max_position_embeddings=40960,
+    ).save_pretrained(tmp_path)  # fmt: skip
+    raw = json.loads((tmp_path / "config.json").read_text())
+    rope = raw.pop("rope_parameters")
+    config = load_model_config(write(tmp_path, {**raw, "rope_theta": rope["rope_theta"], "rope_scaling": yarn}))
+    assert config.max_position_embeddings == 131072
+    assert isinstance(config.rope_scaling, YarnScaling)
+    assert (config.rope_scaling.factor, config.rope_scaling.attention_factor) == (4.0, pytest.approx(1.1386294))
+
+
+def test_linear_scaling_leaves_the_context_that_the_file_names() -> None:
+    config = small_config(rope_scaling={"type": "linear", "factor": 4})
+    assert (config.rope_scaling, config.max_position_embeddings) == (LinearScaling(4.0), 64)

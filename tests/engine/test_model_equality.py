@@ -14,7 +14,7 @@ from learnsgl.engine.engine import Engine, create_engine
 from learnsgl.engine.loading import Loaded, load_model_runner
 from tests.engine.conftest import MakeModel
 from tests.engine.driver import StepBuilder, generate
-from tests.engine.reference import SHAPES, assert_same_greedy, make_llama, reference_logits
+from tests.engine.reference import SHAPES, assert_same_greedy, make_model, reference_logits
 
 TOLERANCE = {"atol": 2e-4, "rtol": 2e-4}
 
@@ -39,9 +39,9 @@ def random_prompt(length: int, seed: int = 0) -> list[int]:
 @pytest.mark.parametrize("page_size", [1, 4])
 @torch.inference_mode()
 def test_prefill_chunks_and_decode_give_the_logits_of_transformers(
-    small_llama: MakeModel, shape: str, page_size: int
+    small_model: MakeModel, shape: str, page_size: int
 ) -> None:
-    folder, model = small_llama(shape)
+    folder, model = small_model(shape)
     loaded = load(folder, page_size=page_size, num_pages=160)
     prompt = random_prompt(90)
     expected = reference_logits(model, prompt)
@@ -59,8 +59,8 @@ def test_prefill_chunks_and_decode_give_the_logits_of_transformers(
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("page_size", [1, 16])
 @torch.inference_mode()
-def test_a_mixed_batch_gives_each_row_its_own_logits(small_llama: MakeModel, shape: str, page_size: int) -> None:
-    folder, model = small_llama(shape)
+def test_a_mixed_batch_gives_each_row_its_own_logits(small_model: MakeModel, shape: str, page_size: int) -> None:
+    folder, model = small_model(shape)
     loaded = load(folder, page_size=page_size, num_pages=2048 // page_size)
     prompts = [random_prompt(length, seed=1) for length in (450, 9, 9, 120, 33, 2, 1, 61)]
     builder = StepBuilder(loaded.info)
@@ -89,8 +89,8 @@ def test_a_mixed_batch_gives_each_row_its_own_logits(small_llama: MakeModel, sha
 
 @pytest.mark.parametrize("page_size", [1, 8])
 @torch.inference_mode()
-def test_rows_share_cached_pages(small_llama: MakeModel, page_size: int) -> None:
-    folder, model = small_llama("gqa")
+def test_rows_share_cached_pages(small_model: MakeModel, page_size: int) -> None:
+    folder, model = small_model("gqa")
     loaded = load(folder, page_size=page_size)
     prefix = random_prompt(48)
     builder = StepBuilder(loaded.info)
@@ -111,9 +111,9 @@ def test_rows_share_cached_pages(small_llama: MakeModel, page_size: int) -> None
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize(("page_size", "chunk"), [(1, 1000), (4, 37)])
 def test_greedy_tokens_of_a_batch_are_those_of_transformers(
-    small_llama: MakeModel, shape: str, page_size: int, chunk: int
+    small_model: MakeModel, shape: str, page_size: int, chunk: int
 ) -> None:
-    folder, model = small_llama(shape)
+    folder, model = small_model(shape)
     prompts = [random_prompt(length, seed=2) for length in (1, 2, 7, 20, 41, 90, 160, 300)]
     engine = start(folder, page_size=page_size, num_pages=1400 // page_size)
     outputs = generate(engine, prompts, 64, chunk=chunk)
@@ -124,25 +124,28 @@ def test_greedy_tokens_of_a_batch_are_those_of_transformers(
     assert sum(compared) >= 6 * 64  # near ties end a comparison early; they are rare
 
 
-def test_bfloat16_stays_within_its_error(small_llama: MakeModel, tmp_path: Path) -> None:
-    exact = small_llama("gqa")[1]
-    model = make_llama(tmp_path, dtype=torch.bfloat16, **SHAPES["gqa"])
-    loaded = load(tmp_path, dtype="bfloat16")
-    assert loaded.info.dtype == "bfloat16"
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("shape", ["gqa", "qwen2", "qwen3_tied"])
+def test_halves_stay_within_their_error(small_model: MakeModel, shape: str, dtype: torch.dtype, tmp_path: Path) -> None:
+    exact = small_model(shape)[1]
+    model = make_model(tmp_path, dtype=dtype, **SHAPES[shape])
+    name = str(dtype).removeprefix("torch.")
+    loaded = load(tmp_path, dtype=name)
+    assert loaded.info.dtype == name
     prompt = random_prompt(60)
     builder = StepBuilder(loaded.info)
     builder.admit(0, prompt)
-    with torch.inference_mode():
-        ours = loaded.runner.forward_batch(builder.build([(0, 60)]))
-    assert ours is not None
-    assert ours.dtype == torch.bfloat16
-    expected = reference_logits(exact, prompt)[-1]
-    error_of_transformers = float((reference_logits(model, prompt)[-1] - expected).norm())
-    assert float((ours[0].float() - expected).norm()) <= 1.5 * error_of_transformers
+    with torch.inference_mode():  # one by one, so that all positions give logits
+        steps = [loaded.runner.forward_batch(builder.build([(0, 1)])) for _ in prompt]
+    ours = torch.cat([logits for logits in steps if logits is not None])
+    assert ours.dtype == dtype
+    expected = reference_logits(exact, prompt)
+    error_of_transformers = float((reference_logits(model, prompt) - expected).norm())
+    assert float((ours.float() - expected).norm()) <= 1.5 * error_of_transformers
 
 
-def test_a_float16_checkpoint_runs_in_float32(small_llama: MakeModel, tmp_path: Path) -> None:
-    model = make_llama(tmp_path, dtype=torch.float16, **SHAPES["gqa"])
+def test_a_float16_checkpoint_runs_in_float32(small_model: MakeModel, tmp_path: Path) -> None:
+    model = make_model(tmp_path, dtype=torch.float16, **SHAPES["gqa"])
     loaded = load(tmp_path)
     builder = StepBuilder(loaded.info)
     builder.admit(0, random_prompt(20))

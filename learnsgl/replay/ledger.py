@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 
@@ -101,7 +101,7 @@ class Ledger:
         return next((part for part in self.parts if part.start_ns <= ns < part.end_ns), None)
 
 
-def totals_of(parts: Iterator[Part] | Parts) -> dict[Cause, int]:
+def totals_of(parts: Iterable[Part]) -> dict[Cause, int]:
     """Nanoseconds by cause, in the order of the causes."""
     totals: Counter[Cause] = Counter()
     for part in parts:

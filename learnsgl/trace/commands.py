@@ -58,12 +58,21 @@ def add_trace_command(subparsers: Any) -> None:
     cat.add_argument("--uid", type=int, metavar="N", help="only events that name this request")
     cat.add_argument("--follow", action="store_true", help="go on with what the server records until it has ended")
     _add_path(_add(commands, "verify", run_verify, "prove that nothing is missing, or name the first event at fault"))
+    _add_stories(commands)
     packing = _add(commands, "pack", run_pack, "write a run into one small file; without prompts below level tokens")
     _add_path(packing)
     packing.add_argument("file", type=Path, metavar="FILE", help="file to write, by custom NAME.trace.zip")
     unpacking = _add(commands, "unpack", run_unpack, "write a packed file's contents into a new folder")
     unpacking.add_argument("file", type=Path, metavar="FILE", help="a packed file")
     unpacking.add_argument("dir", type=Path, metavar="DIR", help="folder to make")
+
+
+def _add_stories(commands: Any) -> None:
+    """Add what tells of requests and of whole runs; the rooms that do it are loaded when they are asked for."""
+    ledger = _add(commands, "ledger", run_ledger, "where the time went: to the first token, and from token to token")
+    _add_path(ledger)
+    ledger.add_argument("uid", type=int, nargs="?", metavar="UID", help="request (default: medians over all)")
+    ledger.add_argument("--json", action="store_true", help="print every part as JSON")
 
 
 def run_ls(args: argparse.Namespace) -> int:
@@ -123,6 +132,13 @@ def run_verify(args: argparse.Namespace) -> int:
     """Prove the trace complete."""
     print(verify(_open(args.path)))
     return 0
+
+
+def run_ledger(args: argparse.Namespace) -> int:
+    """Print where the time of one request, or of all, went."""
+    from learnsgl.replay.ledger_command import print_ledger
+
+    return print_ledger(_open(args.path), args.uid, as_json=args.json)
 
 
 def run_pack(args: argparse.Namespace) -> int:

@@ -14,6 +14,9 @@ REQUEST_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4
 """Okabe and Ito's palette (Color Universal Design, 2008) in an order that keeps neighbours far apart; its yellow is
 darkened, so that it can be seen on white."""
 
+SERIES_COLOURS = REQUEST_COLOURS
+"""The same palette for what isn't a request; no figure colours requests and other things by it at once."""
+
 
 @dataclass(frozen=True)
 class Theme:
@@ -29,6 +32,11 @@ class Theme:
         waiting: time in which a process only waits.
         arrow: messages about several requests.
         mark: frames around what is enlarged elsewhere.
+        free: pages that nobody holds, and time in which nothing happens.
+        cached: pages that only the prefix cache holds; requests that a figure doesn't tell apart.
+        shared: pages that several requests hold.
+        hidden: CPU work while the device computes, which costs nobody time.
+        exposed: CPU work for which the device waits.
     """
 
     name: str
@@ -40,10 +48,19 @@ class Theme:
     waiting: str
     arrow: str
     mark: str
+    free: str
+    cached: str
+    shared: str
+    hidden: str
+    exposed: str
 
     def request(self, uid: int) -> str:
         """The colour of a request; ids that differ by fewer than seven differ in colour."""
         return REQUEST_COLOURS[(uid - 1) % len(REQUEST_COLOURS)]
+
+    def series(self, place: int) -> str:
+        """The colour of the first, second, ... thing that a figure compares, where these aren't requests."""
+        return SERIES_COLOURS[place % len(SERIES_COLOURS)]
 
     def style_axes(self, axes: Axes) -> None:
         """Take away the frame, and colour what is left."""
@@ -53,6 +70,8 @@ class Theme:
         axes.tick_params(colors=self.muted, labelcolor=self.ink, labelsize=8, length=3)
         axes.xaxis.label.set_color(self.ink)
         axes.xaxis.label.set_fontsize(8.5)
+        axes.yaxis.label.set_color(self.ink)
+        axes.yaxis.label.set_fontsize(8.5)
 
 
 LIGHT = Theme(
@@ -65,6 +84,11 @@ LIGHT = Theme(
     waiting="#c4cad1",
     arrow="#57606a",
     mark="#24292f",
+    free="#e6e9ed",
+    cached="#9aa4af",
+    shared="#24292f",
+    hidden="#009E73",
+    exposed="#D55E00",
 )
 DARK = Theme(
     name="dark",
@@ -76,6 +100,11 @@ DARK = Theme(
     waiting="#3d444d",
     arrow="#b1bac4",
     mark="#f0f6fc",
+    free="#262c36",
+    cached="#6b7684",
+    shared="#f0f6fc",
+    hidden="#009E73",
+    exposed="#D55E00",
 )
 
 

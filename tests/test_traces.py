@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from learnsgl.config import TraceLevel
+from learnsgl.trace import events as ev
 from learnsgl.trace.events import KINDS
 from learnsgl.trace.reader import Trace
 from learnsgl.trace.show import to_json
@@ -16,7 +17,7 @@ from learnsgl.trace.verify import verify
 
 FOLDER = Path(__file__).parents[1] / "traces"
 FILES = sorted(FOLDER.glob("*.trace.zip"))
-MAX_BYTES = 300_000
+MAX_BYTES_IN_ALL = 3_000_000
 ABSOLUTE_PATH = re.compile(r"(?<![\w./:>])/(?!v1/|generate|health)[A-Za-z]")
 """A path from the root. Routes of the HTTP API are none, and neither is what follows `http:`."""
 
@@ -29,6 +30,10 @@ def record():
         yield importlib.import_module("record")
     for name in [name for name in sys.modules if name == "record" or name.partition(".")[0] == "recordings"]:
         del sys.modules[name]
+
+
+def name_of(file):
+    return file.name.removesuffix(".trace.zip")
 
 
 def strings(value):
@@ -55,23 +60,41 @@ def test_the_table_in_the_readme_is_that_of_the_files(record):
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
 def test_a_recording_shows_what_its_row_says(record, file):
-    assert record.untrue(file.name.removesuffix(record.SUFFIX)) == []
+    assert record.untrue(name_of(file)) == []
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
-def test_a_recording_is_small_and_whole(file):
-    assert file.stat().st_size <= MAX_BYTES
+def test_a_recording_is_small_and_whole(record, file):
+    assert file.stat().st_size <= record.MAX_BYTES
+    killed = record.RECORDINGS[name_of(file)].kills
     report = verify(Trace.open(file))
-    assert report.is_whole, report.notes
+    assert report.is_whole == (killed is None), report.notes
+    assert killed is None or any("it died (process.lost)" in note and note.startswith(killed) for note in report.notes)
+
+
+def test_all_together_are_small():
+    assert sum(file.stat().st_size for file in FILES) <= MAX_BYTES_IN_ALL
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
-def test_a_recording_holds_no_text_of_prompts_and_answers(file):
+def test_a_recording_holds_text_only_on_purpose(record, file):
     trace = Trace.open(file)
-    assert trace.level in ("steps", "full")
     told = {entry.kind for entry in trace.events()}
-    assert not {kind for kind in told if KINDS[kind].LEVEL is TraceLevel.TOKENS}
+    of_text = {kind for kind in told if KINDS[kind].LEVEL is TraceLevel.TOKENS}
+    on_purpose = name_of(file) == "tokens_level"
+    assert record.RECORDINGS[name_of(file)].with_text == on_purpose
+    assert of_text == ({"tok.text", "detok.text"} if on_purpose else set())
+    assert trace.level == ("tokens" if on_purpose else "full")
     assert not trace.unknown
+
+
+def test_the_recording_with_text_holds_the_prompts_that_the_script_sends(record):
+    told = [entry.event for entry in Trace.open(record.path_of("tokens_level")).events()]
+    prompts = [event.text for event in told if isinstance(event, ev.TokText)]
+    asked = [ask.question for asks in record.RECORDINGS["tokens_level"].rounds for ask in asks]
+    assert all(any(question in prompt for prompt in prompts) for question in asked)
+    answers = [text for event in told if isinstance(event, ev.DetokText) for text in event.texts]
+    assert "lighthouse" in "".join(answers)
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)

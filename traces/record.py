@@ -33,7 +33,7 @@ SUFFIX = ".trace.zip"
 TABLE_BEGIN = "<!-- written by record.py -->"
 TABLE_END = "<!-- end -->"
 MAX_BYTES = 300_000
-CHUNKS_BEFORE_KILL = 40
+CHUNKS_BEFORE_KILL = 120
 
 
 def path_of(name: str) -> Path:

@@ -15,6 +15,7 @@ from learnsgl.trace import events
 from learnsgl.trace.checks.base import ints
 from learnsgl.trace.life import RequestLife, requests
 from learnsgl.trace.reader import Entry, Trace
+from learnsgl.trace.verify import verify
 
 LONG_TOKENS = 300
 """A prompt of so many tokens is a long one."""
@@ -60,6 +61,9 @@ class Facts:
         codes: error codes that clients got.
         phases_ms: how long each part of the start-up took, by process and name.
         num_pages: pages of KV cache.
+        num_hot_evictions: evictions while requests ran.
+        num_told_tokens: generated tokens whose ids are in the trace.
+        num_notes: what `verify` could not prove, for recorded reasons.
     """
 
     trace: Trace
@@ -72,6 +76,9 @@ class Facts:
     codes: Counter[str] = field(default_factory=Counter)
     phases_ms: dict[tuple[str, str], float] = field(default_factory=dict)
     num_pages: int = 0
+    num_hot_evictions: int = 0
+    num_told_tokens: int = 0
+    num_notes: int = 0
 
     @property
     def prompts(self) -> list[int]:
@@ -104,6 +111,11 @@ class Facts:
         return sum(life.cached_tokens or 0 for life in self.lives)
 
     @property
+    def most_cached(self) -> int:
+        """Most tokens that one prompt took from the cache."""
+        return max((life.cached_tokens or 0 for life in self.lives), default=0)
+
+    @property
     def num_prompt_tokens(self) -> int:
         """Tokens of all prompts."""
         return sum(self.prompts)
@@ -122,6 +134,16 @@ class Facts:
     def decode_steps(self) -> list[Step]:
         """Steps of answers alone."""
         return [step for step in self.steps.values() if not step.chunks]
+
+    @property
+    def num_steps(self) -> int:
+        """All steps."""
+        return len(self.steps)
+
+    @property
+    def largest_step(self) -> int:
+        """Most tokens in one step, of prompts and answers together."""
+        return max((sum(step.chunks.values()) + len(step.decodes) for step in self.steps.values()), default=0)
 
     @property
     def mixed_steps(self) -> list[Step]:
@@ -192,9 +214,36 @@ class Facts:
         return max((after - before for before, after in pairs), default=0) / 1e6
 
     @property
+    def longest_ttft_ms(self) -> float:
+        """Longest time to first token."""
+        return max([life.ttft_s * 1e3 for life in self.lives if life.ttft_s is not None] or [0.0])
+
+    @property
     def ttft_ms(self) -> float:
         """Median time to first token."""
         return statistics.median([life.ttft_s * 1e3 for life in self.lives if life.ttft_s is not None] or [0.0])
+
+    @property
+    def code(self) -> str:
+        """The error code that most clients got; empty where none got one."""
+        return next((code for code, _ in self.codes.most_common(1)), "")
+
+    @property
+    def num_phases(self) -> int:
+        """Parts of the start-up, of all processes."""
+        return len(self.phases_ms)
+
+    @property
+    def num_processes(self) -> int:
+        """Processes of the server."""
+        return len(self.trace.processes)
+
+    @property
+    def longest_phase(self) -> str:
+        """The part of a worker's start-up that took longest, with its process."""
+        workers = {key: ms for key, ms in self.phases_ms.items() if key[0] != "api"}
+        (process, phase), ms = max(workers.items(), key=lambda item: item[1])
+        return f"`{phase}` of {process}, {ms / 1e3:.1f} s"
 
     @property
     def span_s(self) -> float:
@@ -207,7 +256,7 @@ class Facts:
 def read_facts(path: Path) -> Facts:
     """The facts of a packed recording."""
     trace = Trace.open(path)
-    facts = Facts(trace, requests(trace))
+    facts = Facts(trace, requests(trace), num_notes=len(verify(trace).notes))
     for entry in trace.events():
         facts.kinds[entry.kind] += 1
         _take(facts, entry, entry.event)
@@ -233,6 +282,12 @@ def _take(facts: Facts, entry: Entry, event: Any) -> None:
             facts.blocked[event.reason] += 1
         case events.CacheEvicted():
             facts.num_evicted_pages += len(event.pages) // 4
+            facts.num_hot_evictions += any(
+                life.admitted_ns and life.admitted_ns < event.ns < (life.released_ns or event.ns)
+                for life in facts.lives
+            )
+        case events.DetokText():
+            facts.num_told_tokens += len(event.token_ids) // 4
         case events.ProcessLost():
             facts.lost[event.name] = event.exit_code
         case events.ReqEnded() if event.code is not None:

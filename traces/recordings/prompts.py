@@ -18,6 +18,8 @@ CLERK = (
     "that came and left, and what was loaded. Read all of it before you answer, and quote the day."
 )
 
+CAPITAL = "What is the capital of France? Answer in one sentence."
+
 QUESTIONS = (
     "How many steps lead up to the lamp, and why are they so steep?",
     "What did the keepers write into the log books every night?",

@@ -13,7 +13,7 @@ from typing import Any
 
 import openai
 
-from recordings.prompts import CLERK, GUIDE, QUESTIONS, log
+from recordings.prompts import CAPITAL, CLERK, GUIDE, QUESTIONS, log
 
 TIMEOUT_S = 300.0
 
@@ -73,7 +73,9 @@ def _stream(client: openai.OpenAI, model: str, ask: Ask, start_s: float, on_chun
     return None
 
 
-ONE_QUESTION = ((Ask("What is the capital of France? Answer in one sentence.", 64),),)
+ONE_QUESTION = ((Ask(CAPITAL, 64),),)
+
+THREE_QUESTIONS = (tuple(Ask(question, 32, 0.2 * place) for place, question in enumerate(QUESTIONS[5:])),)
 
 TINY = ((Ask("Hi.", 2),),)
 
@@ -129,6 +131,11 @@ SHARED_PREFIXES = (
 
 EIGHT_AT_ONCE = (tuple(Ask(question, 48) for question in QUESTIONS),)
 """Eight short prompts at the same moment, each answered with up to 48 tokens."""
+
+ENDING_EARLY = (
+    (Ask(QUESTIONS[0], 64, 0.0, GUIDE), Ask(CAPITAL, 64), *(Ask(question, 64) for question in QUESTIONS[1:7])),
+)
+"""Eight at the same moment, two of which the model ends by itself before the limit."""
 
 ONE_LONG_AMONG_SHORT = (
     (

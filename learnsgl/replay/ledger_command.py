@@ -150,7 +150,7 @@ def _means(gaps: Sequence[Sequence[Part]]) -> Amounts:
     return {cause: ns / len(gaps) for cause, ns in totals_of([part for gap in gaps for part in gap]).items()}
 
 
-def _medians(each: Sequence[dict[Cause, Any]]) -> Amounts:
+def _medians(each: Sequence[Mapping[Cause, Any]]) -> Amounts:
     causes = [cause for cause in Cause if any(cause in amounts for amounts in each)]
     return {cause: float(median(amounts.get(cause, 0) for amounts in each)) for cause in causes}
 

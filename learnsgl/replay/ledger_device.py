@@ -51,13 +51,17 @@ class Activity:
         spans: dict[str, list[SpanNs]] = {}
         for work in self.history.work:
             spans.setdefault(work.process, []).append((work.start_ns, work.end_ns))
-        replies = [letter.sent for letter in self.history.letters if letter.sent.process == self.history.scheduler]
-        ends = sorted(place.ns for place in replies)
-        for step in self.history.steps:  # after its commit a step's reply is made and sent
-            if step.commit_ns is not None and ends:
-                place = bisect_right(ends, step.commit_ns[1] - 1)
-                if place < len(ends):
-                    spans[self.history.scheduler].append((step.commit_ns[1], ends[place]))
+        loop = spans.setdefault(self.history.scheduler, [])
+        sent = sorted(
+            letter.sent.ns for letter in self.history.letters if letter.sent.process == self.history.scheduler
+        )
+        for step in self.history.steps:
+            if step.schedule_ns is not None and step.submit_ns is not None:
+                loop.append((step.schedule_ns[0], step.submit_ns[1]))
+            if step.commit_ns is not None:
+                waited_ns = step.commit_ns[0] if step.wait_ns is None else step.wait_ns[0]
+                place = bisect_left(sent, step.commit_ns[1])  # after its commit a step's reply is made and sent
+                loop.append((waited_ns, sent[place] if place < len(sent) else step.commit_ns[1]))
         return {process: Busy(its_spans) for process, its_spans in spans.items()}
 
     def parts(self, key: ReqKey, start_ns: int, end_ns: int) -> Iterator[Part]:

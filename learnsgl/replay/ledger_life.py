@@ -84,9 +84,13 @@ class Life:
         busy = self._activity.busy(self.tokenizer)
         received = None if tokenize is None else tokenize.received
         chain.to(_ns(received), Cause.TOKENIZER_MESSAGE, busy=busy, wait=Cause.TOKENIZER_WAIT)
-        started, done = self.journey.tokenize_ns or (None, _ns(self.journey.tokenized))
-        if user is None and done is None:
+        failed = self._failed_tokenizing
+        if failed is not None:  # when it began isn't recorded
+            chain.to(failed.ns, Cause.TOKENIZE, busy=busy, wait=Cause.TOKENIZER_WAIT)
             return
+        if user is None and self.journey.tokenize_ns is None:
+            return
+        started, done = self.journey.tokenize_ns or (None, None)
         chain.to(started, Cause.TOKENIZER_WAIT)
         chain.to(done, Cause.TOKENIZE)
         if user is None:
@@ -151,6 +155,9 @@ class Life:
         step = self._activity.steps.get(self.req.tokens[-1]) if self.req.tokens else None
         is_with_token = step is not None and step.commit_ns is not None and self._ends_in(step)
         chain = Chain(ended.ns)
+        if is_with_token and step is not None and step.commit_ns is not None:
+            chain = Chain(step.commit_ns[1])
+            chain.to(ended.ns, Cause.COMMIT)
         if ended is self._failed_tokenizing:
             reply = self.after("UserReply", ended.ns)
             self._reply(chain, reply, end_ns)

@@ -19,6 +19,8 @@ from typing import Any
 from learnsgl.errors import OptionError
 
 BUILT_IN_MODEL = "smollm2-135m"
+DUMMY_PREFIX = "dummy:"
+"""Before the name of a shape, in `--model`: a model of that shape with random weights."""
 
 
 class TraceLevel(StrEnum):
@@ -82,8 +84,14 @@ class EngineConfig:
 
     model: str = option(
         BUILT_IN_MODEL,
-        "a built-in model (smollm2-135m, tiny-random), a folder in Hugging Face's layout, a .gguf file, or a "
-        "repository id (org/name)",
+        "a built-in model (smollm2-135m, tiny-random), a folder in Hugging Face's layout, a .gguf file, a "
+        "repository id (org/name), or a shape with random weights, to measure speed (dummy:qwen3-0.6b, "
+        "dummy:llama-3.1-8b)",
+    )
+    dummy_weights: bool = option(
+        False,
+        "random weights, from --seed, in the shapes that the config.json of --model says. Of the model's folder "
+        "nothing else is needed: without a tokenizer.json, each byte of a text is a token",
     )
     served_model_name: str | None = option(None, "name that clients use for the model; by default --model's own")
     device: str = option("auto", "auto takes an NVIDIA GPU where there is one", choices=("auto", "cpu", "cuda"))
@@ -113,6 +121,11 @@ class EngineConfig:
         0.25, "share of the memory that is free after loading which the KV cache takes", above=0, maximum=1
     )
     seed: int = option(0, "seed of the requests that bring none, and of dummy weights", minimum=0, maximum=2**63 - 1)
+
+    @property
+    def has_dummy_weights(self) -> bool:
+        """Whether weights are random numbers, which either option asks for."""
+        return self.dummy_weights or self.model.startswith(DUMMY_PREFIX)
 
 
 @dataclass(frozen=True)

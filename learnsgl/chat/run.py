@@ -78,7 +78,7 @@ def _find_partner(args: argparse.Namespace) -> Partner | None:
 
 def _start_partner(args: argparse.Namespace, model: str, cleanup: contextlib.ExitStack) -> Partner:
     """A server of the chat's own, which ends with it."""
-    resolve_model(model, progress=True)  # here, where a download's progress is seen
+    resolve_model(model, dummy_weights=args.dummy_weights, progress=True)  # here, where a download's progress is seen
     server = cleanup.enter_context(LocalServer(*_options(args), model=model, trace=args.trace))
     _say(server.ready_line)
 

@@ -18,11 +18,12 @@ from learnsgl.attention.torch_backend import TorchAttention
 from learnsgl.config import EngineConfig, SchedulerConfig
 from learnsgl.engine import device as devices
 from learnsgl.engine.kv_pool import KVPool
-from learnsgl.engine.memory import MemoryPlan, plan_memory, wanted_model_len
+from learnsgl.engine.memory import MemoryPlan, check_weights_fit, plan_memory, wanted_model_len
 from learnsgl.engine.model_runner import ModelRunner
 from learnsgl.engine.row_tables import RowTables
 from learnsgl.errors import OutOfMemoryError
 from learnsgl.models.config import ModelConfig, load_model_config
+from learnsgl.models.dummy import fill_with_dummy_weights
 from learnsgl.models.registry import CausalLM, model_class
 from learnsgl.models.weights import load_weights
 from learnsgl.scheduler.executor import ExecutorInfo
@@ -51,8 +52,12 @@ def load_model_runner(folder: Path, name: str, engine: EngineConfig, scheduler: 
     available_before = devices.available_bytes(device)
 
     with _phase("load_weights", phases), _out_of_memory("the weights"):
+        check_weights_fit(architecture, config, dtype=dtype, available_bytes=available_before)
         model = architecture(config, num_positions=num_positions, dtype=dtype, device=device)
-        _load(model, folder, available_before)
+        if engine.has_dummy_weights:
+            fill_with_dummy_weights(model.checkpoint_tensors(), seed=engine.seed)
+        else:
+            load_weights(folder, model.checkpoint_tensors(), ignored=model.ignored_tensors)
     if conversion is not None:
         with _phase(conversion.phase, phases), _out_of_memory("the weights"), torch.inference_mode():
             model.convert_linears(conversion.convert)
@@ -85,18 +90,6 @@ def load_model_runner(folder: Path, name: str, engine: EngineConfig, scheduler: 
         phases=phases,
     )
     return Loaded(runner, info, device)
-
-
-def _load(model: CausalLM, folder: Path, available_bytes: int) -> None:
-    """Read the weights, if they fit."""
-    places = model.checkpoint_tensors()
-    num_bytes = sum(place.nbytes for place in places.values())
-    if num_bytes > available_bytes:
-        raise OutOfMemoryError(
-            f"the weights need {num_bytes / 2**20:.0f} MiB and {available_bytes / 2**20:.0f} MiB of memory are free; "
-            "free memory, take --dtype bfloat16 if it is float32 now, or a smaller model"
-        )
-    load_weights(folder, places, ignored=model.ignored_tensors)
 
 
 def _make_runner(

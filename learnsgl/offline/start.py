@@ -34,7 +34,12 @@ def start_pipeline(config: Config, executor_factory: str, *, progress: bool) -> 
         cleanup.push(lambda kind, error, traceback: recording.close(in_order=False, error=error))
         recorder = recording.recorder
         start_ns = recorder.now()
-        model = resolve_model(config.engine.model, served_name=config.engine.served_model_name, progress=progress)
+        model = resolve_model(
+            config.engine.model,
+            served_name=config.engine.served_model_name,
+            dummy_weights=config.engine.dummy_weights,
+            progress=progress,
+        )
         record_phase(recorder, "resolve_model", start_ns)
         start_ns = recorder.now()
         factory: ExecutorFactory = load_named(executor_factory)

@@ -107,7 +107,8 @@ def test_info_in_words_and_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("info", "tiny-random", "--json") == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["source"] == "built-in"
-    assert facts["kv_token_bytes"] == {"float32": 2 * 3 * 2 * 16 * 4, "bfloat16": 2 * 3 * 2 * 16 * 2}
+    halves = 2 * 3 * 2 * 16 * 2
+    assert facts["kv_token_bytes"] == {"float32": 2 * halves, "bfloat16": halves, "float16": halves}
     assert len({file["name"]: file["sha256"] for file in facts["files"]}["model.safetensors"]) == 64
 
 

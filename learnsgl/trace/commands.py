@@ -1,4 +1,4 @@
-"""`learnsgl trace ls | info | cat | verify | pack | unpack`: recordings on the command line.
+"""`learnsgl trace ls | info | cat | verify | pack | unpack | export`: recordings on the command line.
 
 `cli.py` calls `add_trace_command`; each command prints to the standard output and returns its exit code.
 """
@@ -26,6 +26,7 @@ from learnsgl.trace.verify import verify
 
 MAX_SHOWN = 50
 """Requests that `info` lists."""
+EXPORT_FORMATS = ("perfetto", "chrome", "otlp", "parquet", "jsonl")
 _PATH_HELP = "a run's folder, a packed file, or a folder of runs, of which the newest is taken"
 
 
@@ -65,6 +66,7 @@ def add_trace_command(subparsers: Any) -> None:
     unpacking = _add(commands, "unpack", run_unpack, "write a packed file's contents into a new folder")
     unpacking.add_argument("file", type=Path, metavar="FILE", help="a packed file")
     unpacking.add_argument("dir", type=Path, metavar="DIR", help="folder to make")
+    _add_export(commands)
 
 
 def _add_stories(commands: Any) -> None:
@@ -73,6 +75,21 @@ def _add_stories(commands: Any) -> None:
     _add_path(ledger)
     ledger.add_argument("uid", type=int, nargs="?", metavar="UID", help="request (default: medians over all)")
     ledger.add_argument("--json", action="store_true", help="print every part as JSON")
+
+
+def _add_export(commands: Any) -> None:
+    parser = _add(commands, "export", run_export, "write a run in a format of other tools: docs/exports.md")
+    _add_path(parser)
+    parser.add_argument(
+        "--format", required=True, choices=EXPORT_FORMATS,
+        help="perfetto and chrome: timelines; otlp: spans; parquet: a folder of tables; jsonl: events, as cat prints",
+    )  # fmt: skip
+    parser.add_argument(
+        "--out", metavar="FILE", help="file (or folder) to make, or - for the standard output; by default beside PATH"
+    )
+    parser.add_argument("--json", dest="as_json", action="store_true", help="otlp as JSON rather than protobuf")
+    parser.add_argument("--with-text", action="store_true", help="prompts and answers too (level tokens only)")
+    parser.add_argument("--force", action="store_true", help="replace what is there")
 
 
 def run_ls(args: argparse.Namespace) -> int:
@@ -154,6 +171,13 @@ def run_unpack(args: argparse.Namespace) -> int:
     """Unpack a packed run."""
     print(unpack(args.file, args.dir))
     return 0
+
+
+def run_export(args: argparse.Namespace) -> int:
+    """Write a run in a format of other tools."""
+    from learnsgl.export.command import run_export as export
+
+    return export(_open(args.path), args)
 
 
 def _add(commands: Any, name: str, run: Callable[[argparse.Namespace], int], about: str) -> argparse.ArgumentParser:

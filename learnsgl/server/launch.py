@@ -212,7 +212,10 @@ def _resolve_model(config: Config, recorder: Recorder, tell: Callable[[str], Non
     start_ns = recorder.now()
     tell(f"looking for the model {config.engine.model}")
     model = resolve_model(
-        config.engine.model, served_name=config.engine.served_model_name, progress=sys.stderr.isatty()
+        config.engine.model,
+        served_name=config.engine.served_model_name,
+        dummy_weights=config.engine.dummy_weights,
+        progress=sys.stderr.isatty(),
     )
     record_phase(recorder, "resolve_model", start_ns)
     return model

@@ -124,7 +124,7 @@ class Trace:
         """The newest event of a process; `None` where there is none, or where it is of an unknown kind."""
         if process not in self._last:
             frames = self.process(process).frames
-            numbered = self._decode_alone(frames[-1]) if frames else []
+            numbered = self.frame_events(frames[-1]) if frames else []
             is_known = bool(numbered) and numbered[-1][0] == frames[-1].header.last
             self._last[process] = Entry(process, *numbered[-1]) if is_known else None
         return self._last[process]
@@ -162,9 +162,27 @@ class Trace:
                         if number >= start:
                             yield Entry(index.name, number, event)
 
-    def _decode_alone(self, frame: Frame) -> list[tuple[int, Event]]:
+    def frame_events(self, frame: Frame) -> list[tuple[int, Event]]:
+        """The numbers and events of one frame; those of unknown kinds are left out, and not counted in `unknown`.
+
+        Raises:
+            TraceFormatError: the frame is broken; file and offset are named.
+        """
         with self._source.open(frame.file) as stream:
             return self._decode(stream, frame, count=False)
+
+    def payloads(self, process: str, *, start: int = 1) -> Iterator[tuple[Frame, bytes]]:
+        """The frames of a process from the one that holds the number `start`, each with its payload as it was encoded.
+
+        Raises:
+            TraceFormatError: a frame is broken; file and offset are named.
+        """
+        for segment in self.process(process).segments:
+            frames = [frame for frame in segment.frames if frame.header.last >= start]
+            if frames:
+                with self._source.open(segment.file.name) as stream:
+                    for frame in frames:
+                        yield frame, read_payload(stream, frame, f"{self.path}: {frame.file}, byte {frame.offset}")
 
     def _decode(self, stream: BinaryIO, frame: Frame, *, count: bool = True) -> list[tuple[int, Event]]:
         where = f"{self.path}: {frame.file}, byte {frame.offset}"

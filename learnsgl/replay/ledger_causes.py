@@ -172,6 +172,9 @@ class Cause(Enum):
         self.meaning = meaning
         self.source = source
 
+    def __repr__(self) -> str:
+        return f"Cause.{self.name}"
+
 
 QUEUE_CAUSES = {
     "budget": Cause.QUEUE_BUDGET,

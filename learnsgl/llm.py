@@ -10,7 +10,7 @@ import logging
 import os
 import time
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from types import TracebackType
@@ -48,8 +48,8 @@ class LLM:
     between two steps of the engine: what ran is aborted, and the `LLM` stays usable.
 
     Args:
-        model: a built-in model (smollm2-135m, tiny-random), a folder in Hugging Face's layout, a .gguf file, or a
-            repository id, as `learnsgl serve --model` takes it.
+        model: a built-in model (smollm2-135m, tiny-random), a folder in Hugging Face's layout, a .gguf file, a
+            repository id, or a shape with random weights (dummy:qwen3-0.6b), as `learnsgl serve --model` takes it.
         executor_factory: `module:function` that makes the executor; a test names a fake here.
         options: options of `learnsgl serve` by their names in `config.py`, such as `num_threads=2`, `overlap=False` or
             `trace="traces"`; those of the HTTP server have no meaning here and are refused.
@@ -109,8 +109,9 @@ class LLM:
         Args:
             prompts: one prompt or several: texts, lists of token ids, or chats (lists of messages with `role` and
                 `content`, for which the model's chat template is used).
-            sampling_params: for all prompts, or one for each; by default `SamplingParams()`, which samples at
-                temperature 1 until the model ends its answer or its context is full.
+            sampling_params: for all prompts, or one for each; a dict of fields will do. By default
+                `SamplingParams()`, which samples at temperature 1 until the model ends its answer or its context is
+                full.
             progress: show a bar on stderr, or call this function after every step.
 
         Returns:
@@ -161,7 +162,9 @@ class LLM:
                 while call.ended:
                     yield call.ended.popleft().completion()
 
-    def stream(self, prompt: Prompt, sampling_params: SamplingParams | None = None) -> Iterator[TextDelta]:
+    def stream(
+        self, prompt: Prompt, sampling_params: SamplingParams | Mapping[str, Any] | None = None
+    ) -> Iterator[TextDelta]:
         """Answer one prompt piece by piece.
 
         Nothing runs until the first delta is asked for, and between two of them only while another call does. When
@@ -169,7 +172,7 @@ class LLM:
 
         Args:
             prompt: a text, a list of token ids, or a chat.
-            sampling_params: by default `SamplingParams()`.
+            sampling_params: or a dict of its fields; by default `SamplingParams()`.
 
         Returns:
             Deltas; the last one, and no other, has the whole `completion`.

@@ -1,14 +1,17 @@
-"""From what a caller of `LLM.generate` gives to one checked prompt each: text, token ids, or a chat.
+"""From what a caller of `LLM.generate` gives to one checked prompt each, and sampling parameters for it.
 
-Only the form is checked here, before any work begins. Whether a prompt fits the model is found where the server finds
-it, by the tokenizer and the scheduler, and then concerns that one prompt alone.
+A prompt is text, token ids, or a chat. Only the form is checked here, before any work begins. Whether a prompt fits the
+model is found where the server finds it, by the tokenizer and the scheduler, and then concerns that one prompt alone.
 """
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from learnsgl.core import SamplingParams
 from learnsgl.errors import RequestError
@@ -16,8 +19,11 @@ from learnsgl.errors import RequestError
 Prompt = str | Sequence[int] | Sequence[Mapping[str, Any]]
 """A text, its token ids, or a chat: a list of messages with `role` and `content`."""
 
-SamplingArgument = SamplingParams | Sequence[SamplingParams] | None
+SamplingArgument = SamplingParams | Mapping[str, Any] | Sequence[SamplingParams | Mapping[str, Any]] | None
+"""The same for all prompts, or one for each; a mapping has fields of `SamplingParams`. `None` means the defaults."""
 
+_SAMPLING = "sampling_params"
+_ALLOWED_SAMPLING = "a SamplingParams, or a dict of its fields such as {'temperature': 0, 'max_tokens': 64}"
 _ALLOWED = "a text, a list of token ids, or a chat (a list of messages such as {'role': 'user', 'content': '...'})"
 
 
@@ -85,25 +91,50 @@ def read_sampling(sampling: SamplingArgument, num_prompts: int) -> list[Sampling
     Raises:
         RequestError: there isn't one for each prompt, or it isn't sampling parameters.
     """
-    given = [sampling] * num_prompts if isinstance(sampling, SamplingParams) else sampling
-    if given is None:
+    if sampling is None:
         return [SamplingParams()] * num_prompts
-    params = _list(given, "sampling_params")
-    if len(params) != num_prompts:
+    if isinstance(sampling, (SamplingParams, Mapping)):
+        return [_read_one_sampling(sampling, _SAMPLING)] * num_prompts
+    if isinstance(sampling, (str, bytes)) or not isinstance(sampling, Iterable):
+        raise _wrong(_SAMPLING, sampling, f"{_ALLOWED_SAMPLING}, or a list with one of these for each prompt")
+    given = list(sampling)
+    if len(given) != num_prompts:
         raise RequestError(
-            f"sampling_params has {len(params)} elements for {num_prompts} prompts; give one for each prompt, or a "
+            f"sampling_params has {len(given)} elements for {num_prompts} prompts; give one for each prompt, or a "
             "single SamplingParams for all",
-            param="sampling_params",
+            param=_SAMPLING,
         )
-    for place, one in enumerate(params):
-        if not isinstance(one, SamplingParams):
-            raise _wrong(f"sampling_params[{place}]", one, "a SamplingParams")
-        if isinstance(one.stop, str):
+    return [_read_one_sampling(one, f"{_SAMPLING}[{place}]") for place, one in enumerate(given)]
+
+
+def _read_one_sampling(given: Any, name: str) -> SamplingParams:
+    if isinstance(given, Mapping):
+        return _sampling_of_fields(given, name)
+    if not isinstance(given, SamplingParams):
+        raise _wrong(name, given, _ALLOWED_SAMPLING)
+    if isinstance(given.stop, str):
+        raise RequestError(
+            f"stop of {name} is a text; give a tuple of texts, as in stop=({given.stop!r},)", param=_SAMPLING
+        )
+    return given
+
+
+def _sampling_of_fields(given: Mapping[Any, Any], name: str) -> SamplingParams:
+    """What `SamplingParams(**given)` would be, with every type checked; a single stop string may stand for itself."""
+    known = [field.name for field in msgspec.structs.fields(SamplingParams)]
+    for field in given:
+        if field not in known:
+            close = difflib.get_close_matches(str(field), known, n=1)
+            hint = f" (did you mean {close[0]!r}?)" if close else ""
             raise RequestError(
-                f"stop of sampling_params[{place}] is a text; give a tuple of texts, as in stop=({one.stop!r},)",
-                param="sampling_params",
+                f"{name} has the field {field!r}, which SamplingParams hasn't{hint}; there are: {', '.join(known)}",
+                param=_SAMPLING,
             )
-    return params
+    fields = {**given, "stop": [given["stop"]]} if isinstance(given.get("stop"), str) else dict(given)
+    try:
+        return msgspec.convert(fields, SamplingParams)
+    except msgspec.ValidationError as error:  # a value of another type, or out of its range
+        raise RequestError(f"{name}: {error}", param=_SAMPLING) from error
 
 
 def _list(given: Any, name: str) -> list[Any]:

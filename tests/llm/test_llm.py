@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import threading
 from typing import Any
 
@@ -80,10 +82,57 @@ def test_sampling_params_that_do_not_fit_are_refused(make: Maker) -> None:
     llm = make()
     with pytest.raises(RequestError, match="1 elements for 2 prompts"):
         llm.generate(["a", "b"], [TEN])
-    with pytest.raises(RequestError, match=r"sampling_params\[1\] is of type dict"):
-        llm.generate(["a", "b"], [TEN, {"max_tokens": 1}])  # type: ignore[list-item]
+    with pytest.raises(RequestError, match=r"sampling_params\[1\] is of type int; it must be a SamplingParams, or a d"):
+        llm.generate(["a", "b"], [TEN, 7])  # type: ignore[list-item]
+    for wrong in ("abc", b"abc", 7):
+        with pytest.raises(
+            RequestError, match=r"sampling_params is of type \w+; it must be a SamplingParams, or a dict"
+        ):
+            llm.generate(["a", "b", "c"], wrong)  # type: ignore[arg-type]
     with pytest.raises(RequestError, match=r"give a tuple of texts, as in stop=\('abc',\)"):
         llm.generate(["a"], SamplingParams(stop="abc"))  # type: ignore[arg-type]
+
+
+def test_sampling_params_as_a_dict(make: Maker) -> None:
+    llm = make()
+    for fields in ({"max_tokens": 4}, [{"max_tokens": 4}], [SamplingParams(max_tokens=4)]):
+        assert llm.generate(["abcdef"], fields)[0].text == "abcd"
+    for stop in ("dea", ["dea"], ("dea", "zz")):
+        assert llm.generate("abcde", {"max_tokens": 20, "stop": stop})[0].text == "abc"
+    *_, last = llm.stream("abcdef", {"max_tokens": 4})
+    assert last.completion is not None
+    assert last.completion.text == "abcd"
+    first, second = llm.generate(["abcdef", "abcdef"], [SamplingParams(max_tokens=2), {"max_tokens": 3}])
+    assert (first.text, second.text) == ("ab", "abc")
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"max_new_tokens": 4}, r"sampling_params has the field 'max_new_tokens', .* \(did you mean 'max_tokens'\?\)"),
+        ({"zz": 4}, r"sampling_params has the field 'zz', which SamplingParams hasn't; there are: temperature, "),
+        ({4: 4}, "sampling_params has the field 4"),
+        ([{"zz": 4}], r"sampling_params\[0\] has the field 'zz'"),
+        ({"temperature": -1}, "sampling_params: temperature is -1.0; it must be between 0 and 100"),
+        ({"temperature": "hot"}, "sampling_params: Expected `float`, got `str`.*temperature"),
+        ({"stop": 5}, "sampling_params: Expected `array`, got `int`.*stop"),
+    ],
+)
+def test_a_dict_that_is_no_sampling_params_is_refused(make: Maker, fields: Any, said: str) -> None:
+    with pytest.raises(RequestError, match=said):
+        make().generate(["abc"], fields)
+
+
+def test_the_package_offers_the_api_and_loads_nothing_before() -> None:
+    program = (
+        "import sys, learnsgl\n"
+        "assert 'learnsgl.llm' not in sys.modules and 'LLM' in dir(learnsgl)\n"
+        "from learnsgl import LLM, SamplingParams\n"
+        "import learnsgl.llm, learnsgl.core\n"
+        "assert LLM is learnsgl.llm.LLM and SamplingParams is learnsgl.core.SamplingParams\n"
+        "assert 'torch' not in sys.modules and not hasattr(learnsgl, 'Llm')"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 def test_a_bad_prompt_does_not_cost_the_others_their_answers(make: Maker, caplog: pytest.LogCaptureFixture) -> None:

@@ -69,7 +69,7 @@ def record(name: str) -> Path:
             send(client, server.model, recording.rounds, on_chunk)
         update_manifest(server.trace_folder, made_by=command_of(name))
         verify(Trace.open(server.trace_folder))
-        return pack(server.trace_folder, path_of(name))
+        return pack(server.trace_folder, path_of(name), with_text=recording.with_text)
 
 
 def _killer(folder: Path, process: str) -> Callable[[], None]:

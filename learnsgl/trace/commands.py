@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from learnsgl.config import TraceLevel
 from learnsgl.errors import FolderError, OptionError
 from learnsgl.trace.events import KINDS
 from learnsgl.trace.life import requests
@@ -22,6 +23,7 @@ from learnsgl.trace.pack import pack, unpack
 from learnsgl.trace.reader import Trace
 from learnsgl.trace.show import describe, follow, process_rows, request_rows, run_rows, table, to_json
 from learnsgl.trace.source import find_runs, is_run
+from learnsgl.trace.text import is_text_removed
 from learnsgl.trace.verify import verify
 
 MAX_SHOWN = 50
@@ -60,9 +62,13 @@ def add_trace_command(subparsers: Any) -> None:
     cat.add_argument("--follow", action="store_true", help="go on with what the server records until it has ended")
     _add_path(_add(commands, "verify", run_verify, "prove that nothing is missing, or name the first event at fault"))
     _add_stories(commands)
-    packing = _add(commands, "pack", run_pack, "write a run into one small file; without prompts below level tokens")
+    packing = _add(commands, "pack", run_pack, "write a run into one small file, without prompts and answers")
     _add_path(packing)
     packing.add_argument("file", type=Path, metavar="FILE", help="file to write, by custom NAME.trace.zip")
+    packing.add_argument(
+        "--with-text", action="store_true",
+        help="keep prompts, answers and token ids, which a recording of level tokens holds; else they are removed",
+    )  # fmt: skip
     unpacking = _add(commands, "unpack", run_unpack, "write a packed file's contents into a new folder")
     unpacking.add_argument("file", type=Path, metavar="FILE", help="a packed file")
     unpacking.add_argument("dir", type=Path, metavar="DIR", help="folder to make")
@@ -75,6 +81,14 @@ def _add_stories(commands: Any) -> None:
     _add_path(ledger)
     ledger.add_argument("uid", type=int, nargs="?", metavar="UID", help="request (default: medians over all)")
     ledger.add_argument("--json", action="store_true", help="print every part as JSON")
+    why = _add(commands, "why", run_why, "what a request waited for, and which events say so")
+    _add_path(why)
+    why.add_argument("uid", type=int, metavar="UID", help="request")
+    why.add_argument(
+        "--at",
+        metavar="TIME",
+        help="only at this moment: 12.5s since the first event, step:40, scheduler-0:1234, start or end",
+    )
 
 
 def _add_export(commands: Any) -> None:
@@ -158,11 +172,21 @@ def run_ledger(args: argparse.Namespace) -> int:
     return print_ledger(_open(args.path), args.uid, as_json=args.json)
 
 
+def run_why(args: argparse.Namespace) -> int:
+    """Print what a request waited for."""
+    from learnsgl.replay.why_command import print_why
+
+    return print_why(_open(args.path), args.uid, args.at)
+
+
 def run_pack(args: argparse.Namespace) -> int:
     """Pack a run."""
     trace = _open(args.path)
-    file = pack(trace.path, args.file)
-    words = "; it holds prompts and answers (level tokens)" if trace.level == "tokens" else ""
+    file = pack(trace.path, args.file, with_text=args.with_text)
+    words = ""
+    if trace.level == TraceLevel.TOKENS:
+        is_kept = args.with_text and not is_text_removed(trace)
+        words = "; it holds prompts and answers" if is_kept else "; without the text of prompts and answers"
     print(f"{file}: {trace.num_events:,} events in {file.stat().st_size:,} bytes{words}")
     return 0
 

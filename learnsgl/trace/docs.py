@@ -49,7 +49,10 @@ there. It is precise enough to write a reader in another language. In ours, it i
   each process stays; so a process whose files begin at `k` > 1 has lost its first events, and that is no error.
 
 A packed trace (`learnsgl trace pack`) is a zip file of the same files, stored without compression; its frames are
-fewer and larger.
+fewer and larger. Unless `--with-text` was given, a recording of level `tokens` is packed without its text: each event
+of that level keeps its place, its moment, its step and its requests, while its texts are empty and its token ids are
+-1. The headers of the files, and the manifest, then have the entry `"text": "removed"`, and `learnsgl trace verify`
+proves it.
 
 ## A file: frames
 

@@ -16,6 +16,7 @@ from learnsgl.trace.checks.base import ints
 from learnsgl.trace.life import STAGES, RequestLife
 from learnsgl.trace.reader import Entry, Trace
 from learnsgl.trace.schema import array_fields
+from learnsgl.trace.text import is_text_removed
 
 FOLLOW_PAUSE_S = 0.2
 Row = tuple[str, ...]
@@ -57,9 +58,10 @@ def run_rows(runs: Sequence[Path]) -> list[Row]:
 def describe(trace: Trace) -> str:
     """The manifest of a trace in a few lines."""
     manifest = trace.manifest
+    level = f"{trace.level or '-'}{' (its text was removed)' if is_text_removed(trace) else ''}"
     lines = [
         f"run       {manifest.get('run_id', '-')}, started {manifest.get('started', '-')}, {state(trace)}",
-        f"recorded  level {trace.level or '-'}, {trace.num_events:,} events, {trace.num_bytes:,} bytes",
+        f"recorded  level {level}, {trace.num_events:,} events, {trace.num_bytes:,} bytes",
         f"command   {' '.join(str(word) for word in manifest.get('command', []))}",
         f"model     {_model(trace)}",
     ]

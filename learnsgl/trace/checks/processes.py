@@ -12,6 +12,7 @@ from learnsgl.trace import events
 from learnsgl.trace.checks.base import Check, Handler, Missing, Place, Scope, place_of, violation
 from learnsgl.trace.events import KINDS, Event
 from learnsgl.trace.reader import Entry
+from learnsgl.trace.text import is_text_removed, is_without_text
 
 
 class NumberCheck(Check):
@@ -63,10 +64,15 @@ class NumberCheck(Check):
 
 
 class LevelCheck(Check):
-    """No event is of a higher level than the trace: below `tokens` neither text nor token ids are in it."""
+    """No event is of a higher level than the trace: below `tokens` neither text nor token ids are in it.
+
+    At level `tokens` neither is there where the files' headers say that `trace pack` has removed them.
+    """
 
     def __init__(self, scope: Scope) -> None:
         self._level = scope.trace.level
+        self._is_text_removed = is_text_removed(scope.trace)
+        self._num_cleaned = 0
 
     def handlers(self) -> dict[type[Event], Handler]:
         """The kinds that must not be there."""
@@ -74,10 +80,20 @@ class LevelCheck(Check):
             return {}
         order = list(TraceLevel)
         rank = order.index(TraceLevel(self._level))
-        return {kind: self._on_higher for kind in KINDS.values() if order.index(kind.LEVEL) > rank}
+        wanted: dict[type[Event], Handler] = {
+            kind: self._on_higher for kind in KINDS.values() if order.index(kind.LEVEL) > rank
+        }
+        if self._is_text_removed:
+            wanted |= {kind: self._on_text for kind in KINDS.values() if kind.LEVEL is TraceLevel.TOKENS}
+        return wanted
 
     def _on_higher(self, entry: Entry, event: Event) -> None:
         raise violation(entry, f"is of level {event.LEVEL.value}, and the trace is of level {self._level}")
+
+    def _on_text(self, entry: Entry, event: Event) -> None:
+        if not is_without_text(event):
+            raise violation(entry, "holds text or token ids, and the file's header says that they were removed")
+        self._num_cleaned += 1
 
     def finish(self) -> Iterator[Missing]:
         """Nothing can be missing here."""
@@ -85,6 +101,11 @@ class LevelCheck(Check):
 
     def proved(self) -> list[str]:
         """Whether text can be in the trace."""
+        if self._is_text_removed:
+            return [
+                f"level     {self._level}, packed without text: {self._num_cleaned:,} events of prompts and answers "
+                "are empty, so no text and no token ids"
+            ]
         if self._level == TraceLevel.TOKENS:
             return ["level     tokens: prompts and answers are in this trace"]
         return [f"level     nothing above {self._level}, so no text and no token ids"]

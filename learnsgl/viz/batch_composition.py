@@ -6,6 +6,7 @@ together into columns of several steps, whose heights are then means.
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ from matplotlib.figure import Figure
 from learnsgl.errors import TraceError
 from learnsgl.replay.history import History, read_history
 from learnsgl.trace.reader import Trace
+from learnsgl.viz.recording import Recording, trace_of
 from learnsgl.viz.sheet import SMALL_SIZE, TEXT_SIZE, finish, grid, new_figure, panel_title, subtitle, whole_numbers
 from learnsgl.viz.theme import LIGHT, Theme, ink_on
 from learnsgl.viz.words import count
@@ -23,6 +25,8 @@ from learnsgl.viz.words import count
 HEIGHT_INCHES = 5.0
 MAX_COLUMNS = 240
 MAX_TOLD_APART = 48
+MIN_LABEL_SHARE = 0.07
+_CHAR_SHARE = 0.01
 """Requests in one column; with more of them the column has one colour."""
 
 
@@ -64,7 +68,7 @@ class BatchComposition:
 
 
 def batch_composition(
-    trace: Trace, *, steps: tuple[int, int] | None = None, theme: Theme = LIGHT
+    trace: Recording, *, steps: tuple[int, int] | None = None, theme: Theme = LIGHT
 ) -> tuple[Figure, BatchComposition]:
     """Draw what each step was made of.
 
@@ -79,6 +83,7 @@ def batch_composition(
     Raises:
         TraceError: no step ran, or none of those asked for.
     """
+    trace = trace_of(trace)
     data = read_batch_composition(trace, steps=steps)
     figure = new_figure(theme, HEIGHT_INCHES)
     prompts, answers = figure.subplots(2, 1, sharex=True)
@@ -141,7 +146,7 @@ def _notes(history: History, num_chosen: int, stride: int, columns: list[Column]
 def _draw_prompts(axes: Axes, data: BatchComposition, theme: Theme) -> None:
     theme.style_axes(axes)
     grid(axes, theme)
-    tops = _draw_stacks(axes, data, [column.prompt_tokens for column in data.columns], theme, with_numbers=True)
+    tops = _draw_stacks(axes, data, [column.prompt_tokens for column in data.columns], theme)
     top = max(tops, default=0)
     if data.budget is not None:
         axes.axhline(data.budget, color=theme.mark, lw=1.1, ls=(0, (4, 3)))
@@ -166,7 +171,7 @@ def _draw_prompts(axes: Axes, data: BatchComposition, theme: Theme) -> None:
 def _draw_answers(axes: Axes, data: BatchComposition, theme: Theme) -> None:
     theme.style_axes(axes)
     grid(axes, theme)
-    tops = _draw_stacks(axes, data, [column.answer_tokens for column in data.columns], theme, with_numbers=False)
+    tops = _draw_stacks(axes, data, [column.answer_tokens for column in data.columns], theme)
     axes.set_ylim(0, 1.12 * max(tops, default=0) or 1)
     axes.set_ylabel("answer tokens")
     axes.set_xlabel("step of the scheduler")
@@ -176,9 +181,7 @@ def _draw_answers(axes: Axes, data: BatchComposition, theme: Theme) -> None:
     panel_title(axes, theme, "Decode: a token for each answer that is being written")
 
 
-def _draw_stacks(
-    axes: Axes, data: BatchComposition, stacks: list[dict[int, float]], theme: Theme, *, with_numbers: bool
-) -> list[float]:
+def _draw_stacks(axes: Axes, data: BatchComposition, stacks: list[dict[int, float]], theme: Theme) -> list[float]:
     """A stack of requests for each column; gives the heights."""
     corners, colours, tops = [], [], []
     for column, stack in zip(data.columns, stacks, strict=True):
@@ -195,28 +198,38 @@ def _draw_stacks(
         PolyCollection(corners, facecolors=colours, edgecolors=theme.background, linewidths=width, zorder=2),
         autolim=False,
     )  # fmt: skip
-    _name_requests(axes, data, stacks, max(tops, default=0), theme, with_numbers=with_numbers)
+    _name_requests(axes, data, stacks, max(tops, default=0), theme)
     return tops
 
 
 def _name_requests(
-    axes: Axes, data: BatchComposition, stacks: list[dict[int, float]], top: float, theme: Theme, *, with_numbers: bool
+    axes: Axes, data: BatchComposition, stacks: list[dict[int, float]], top: float, theme: Theme
 ) -> None:
-    """Write each request's number once, in the middle of its life, where its part of the column is high enough."""
-    if len(data.columns) > 60:
-        return
-    homes: dict[int, list[int]] = {}
+    """Write each request's number into the middle of its longest run of columns, where it is high and wide enough."""
+    homes: dict[int, list[tuple[int, float]]] = {}
     for place, stack in enumerate(stacks):
-        if len(stack) <= MAX_TOLD_APART:
-            for uid, tokens in stack.items():
-                if tokens >= 0.07 * top:
-                    homes.setdefault(uid, []).append(place)
-    for uid, places in homes.items():
-        for place in places if with_numbers else [places[len(places) // 2]]:
-            stack = stacks[place]
-            below = sum(list(stack.values())[: list(stack).index(uid)])
-            column = data.columns[place]
-            axes.text(
-                (column.first + column.last) / 2, below + stack[uid] / 2, str(uid), ha="center", va="center",
-                fontsize=SMALL_SIZE, color=ink_on(theme.request(uid)), zorder=3,
-            )  # fmt: skip
+        below = 0.0
+        for uid, tokens in stack.items() if len(stack) <= MAX_TOLD_APART else ():
+            if tokens >= MIN_LABEL_SHARE * top:
+                homes.setdefault(uid, []).append((place, below + tokens / 2))
+            below += tokens
+    for uid, found in homes.items():
+        run = max(_runs(found), key=len)
+        if len(run) < len(str(uid)) * _CHAR_SHARE * len(stacks):
+            continue
+        column, y = data.columns[run[len(run) // 2][0]], run[len(run) // 2][1]
+        axes.text(
+            (column.first + column.last) / 2, y, str(uid), ha="center", va="center", fontsize=SMALL_SIZE,
+            color=ink_on(theme.request(uid)), zorder=3,
+        )  # fmt: skip
+
+
+def _runs(found: list[tuple[int, float]]) -> list[list[tuple[int, float]]]:
+    """Places in neighbouring columns at about the same height."""
+    runs = [[found[0]]]
+    for before, one in itertools.pairwise(found):
+        if one[0] == before[0] + 1 and one[1] == before[1]:
+            runs[-1].append(one)
+        else:
+            runs.append([one])
+    return runs

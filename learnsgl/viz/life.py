@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from learnsgl.errors import TraceError
 from learnsgl.trace.life import STAGES, RequestLife, Stage, requests
-from learnsgl.trace.reader import Trace
+from learnsgl.viz.recording import Recording, trace_of
 from learnsgl.viz.theme import LIGHT, Theme
 
 SIZE_INCHES = (9.0, 3.4)
@@ -28,7 +28,7 @@ PROCESSES = (
 """Who has the request in which stages: name, first stage, one past the last."""
 
 
-def life(trace: Trace, *, uid: int | None = None, theme: Theme = LIGHT) -> tuple[Figure, RequestLife]:
+def life(trace: Recording, *, uid: int | None = None, theme: Theme = LIGHT) -> tuple[Figure, RequestLife]:
     """Draw the life of a request.
 
     Args:
@@ -43,6 +43,7 @@ def life(trace: Trace, *, uid: int | None = None, theme: Theme = LIGHT) -> tuple
         TraceError: the trace has no such request, or none of its stages.
         TraceFormatError: the trace is broken.
     """
+    trace = trace_of(trace)
     lives = [one for one in requests(trace) if uid in (None, one.key.uid)]
     shown = next((one for one in lives if any(one.stages)), None)
     if shown is None:

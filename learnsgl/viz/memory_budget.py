@@ -14,6 +14,7 @@ from matplotlib.ticker import FuncFormatter
 from learnsgl.errors import TraceError
 from learnsgl.trace import events
 from learnsgl.trace.reader import Trace
+from learnsgl.viz.recording import Recording, trace_of
 from learnsgl.viz.sheet import TEXT_SIZE, finish, new_figure, panel_title, subtitle
 from learnsgl.viz.theme import LIGHT, Theme, ink_on
 from learnsgl.viz.words import count, num_bytes, percent
@@ -62,7 +63,7 @@ class MemoryBudget:
         return self.num_pages * self.page_size
 
 
-def memory_budget(trace: Trace, *, theme: Theme = LIGHT) -> tuple[Figure, MemoryBudget]:
+def memory_budget(trace: Recording, *, theme: Theme = LIGHT) -> tuple[Figure, MemoryBudget]:
     """Draw what the engine's memory was used for, and how much of the KV pages requests held.
 
     Args:
@@ -75,6 +76,7 @@ def memory_budget(trace: Trace, *, theme: Theme = LIGHT) -> tuple[Figure, Memory
     Raises:
         TraceError: the engine was never ready in the trace.
     """
+    trace = trace_of(trace)
     data = read_memory_budget(trace)
     figure = new_figure(theme, HEIGHT_INCHES)
     memory, pages = figure.subplots(2, 1)

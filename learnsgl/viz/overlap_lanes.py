@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from learnsgl.trace.reader import Trace
 from learnsgl.viz.overlap_data import CPU_KINDS, Overlap, handover_window, read_overlap, typical_window
+from learnsgl.viz.recording import Recording, trace_of
 from learnsgl.viz.sheet import SMALL_SIZE, TEXT_SIZE, finish, new_figure, panel_title, subtitle
 from learnsgl.viz.spans import Span, common, length
 from learnsgl.viz.theme import LIGHT, Theme, ink_on
@@ -27,7 +27,7 @@ _CHAR_SHARE = 0.018
 _SHARE_CHAR = 1.15
 
 
-def overlap_lanes(trace: Trace, *, window_ns: Span | None = None, theme: Theme = LIGHT) -> tuple[Figure, Overlap]:
+def overlap_lanes(trace: Recording, *, window_ns: Span | None = None, theme: Theme = LIGHT) -> tuple[Figure, Overlap]:
     """Draw which of the scheduler's work the device hides.
 
     Args:
@@ -41,6 +41,7 @@ def overlap_lanes(trace: Trace, *, window_ns: Span | None = None, theme: Theme =
     Raises:
         TraceError: no step ran, or no step's time on the device is in the trace.
     """
+    trace = trace_of(trace)
     data = read_overlap(trace)
     window_ns = window_ns or typical_window(data)
     handover_ns = handover_window(data, window_ns)

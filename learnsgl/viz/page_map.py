@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 
 from learnsgl.trace.reader import Trace
 from learnsgl.viz.owners import Owner, colours_of, key_of, owners_of
+from learnsgl.viz.recording import Recording, trace_of
 from learnsgl.viz.sheet import SMALL_SIZE, finish, key, new_figure, subtitle, whole_numbers
 from learnsgl.viz.states import StateWalk
 from learnsgl.viz.theme import LIGHT, Theme, ink_on
@@ -48,7 +49,8 @@ class PageMap:
         pages: page number of each line, int64 [num_lines].
         kinds: `Owner` of each page after each step, uint8 [num_lines, num_columns].
         uids: the request that holds it alone, int64 [num_lines, num_columns]; 0 where no single one does.
-        num_pages: pages in all; those with higher numbers than the last line were never used.
+        num_pages: pages in all.
+        num_used: pages with the numbers below this one were used at some time; the others never.
         page_size: tokens a page.
         fullest: (step, pages held) where the most pages were held; of all steps, also those that have no column.
         notes: what isn't shown.
@@ -60,6 +62,7 @@ class PageMap:
     kinds: npt.NDArray[np.uint8]
     uids: npt.NDArray[np.int64]
     num_pages: int
+    num_used: int
     page_size: int
     fullest: tuple[int, int]
     notes: tuple[str, ...]
@@ -70,7 +73,7 @@ class PageMap:
         return tuple(np.unique(self.uids[self.kinds == Owner.REQUEST]).tolist())
 
 
-def page_map(trace: Trace, *, axis: Axis = Axis.STEP, theme: Theme = LIGHT) -> tuple[Figure, PageMap]:
+def page_map(trace: Recording, *, axis: Axis = Axis.STEP, theme: Theme = LIGHT) -> tuple[Figure, PageMap]:
     """Draw who held which KV page when.
 
     Args:
@@ -84,6 +87,7 @@ def page_map(trace: Trace, *, axis: Axis = Axis.STEP, theme: Theme = LIGHT) -> t
     Raises:
         TraceError: no step ran, or pages were not recorded.
     """
+    trace = trace_of(trace)
     data = read_page_map(trace)
     figure = new_figure(theme, HEIGHT_INCHES)
     axes = figure.add_subplot()
@@ -127,14 +131,14 @@ def read_page_map(trace: Trace) -> PageMap:
             steps, times_ns, kinds, uids = steps[::2], times_ns[::2], kinds[::2], uids[::2]
     notes = list(walk.notes)
     if stride > 1:
-        notes.append(f"Every {stride}th step is shown.")
+        notes.append(f"One step in {stride} is shown.")
     num_used = max(map(len, kinds))
     lines = np.arange(0, num_used, -(-num_used // MAX_LINES) or 1)
     if len(lines) < num_used:
-        notes.append(f"Every {lines[1]}th page is shown.")
+        notes.append(f"One page in {lines[1]} is shown.")
     return PageMap(
         np.array(steps), np.array([*times_ns, max(end_ns, times_ns[-1] + 1)]), lines, _joined(kinds, num_used)[lines],
-        _joined(uids, num_used)[lines], num_pages, walk.page_size, fullest, tuple(notes),
+        _joined(uids, num_used)[lines], num_pages, num_used, walk.page_size, fullest, tuple(notes),
     )  # fmt: skip
 
 
@@ -155,7 +159,7 @@ def _draw(axes: Axes, data: PageMap, axis: Axis, theme: Theme) -> None:
     else:
         edges = (data.times_ns - data.times_ns[0]) / 1e9
         axes.set_xlabel("seconds since the first step was submitted")
-    lines = np.append(data.pages, data.pages[-1] + _height(data))
+    lines = np.append(data.pages, min(data.pages[-1] + _height(data), max(data.num_used, 1)))
     axes.pcolormesh(edges, lines, colours_of(data.kinds, data.uids, theme), rasterized=True)
     _name_requests(axes, data, edges, theme)
     axes.set_ylim(lines[-1], 0)
@@ -187,7 +191,6 @@ def _height(data: PageMap) -> int:
 
 def _notes(data: PageMap) -> list[str]:
     notes = list(data.notes)
-    num_shown = int(data.pages[-1]) + 1 if len(data.pages) else 0
-    if num_shown < data.num_pages:
-        notes.insert(0, f"Pages from number {num_shown:,} on were never used, and are not shown.")
+    if data.num_used < data.num_pages:
+        notes.insert(0, f"Pages from number {data.num_used:,} on were never used, and are not shown.")
     return notes

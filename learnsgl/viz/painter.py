@@ -38,14 +38,15 @@ class Painter:
         per_second: units of the x axis in a second: 1 or 1000.
         window_ns: what the panel shows.
         width: share of the figure's width that the panel has.
+        highlight: a request that keeps its colour while the others are grey; `None` colours all.
     """
 
     def __init__(
         self, axes: Axes, data: History, lanes: Lanes, theme: Theme, names: Mapping[int, str], *,
-        per_second: float, window_ns: tuple[int, int], width: float,
+        per_second: float, window_ns: tuple[int, int], width: float, highlight: int | None = None,
     ) -> None:  # fmt: skip
         self._axes, self._data, self._lanes, self._theme, self._names = axes, data, lanes, theme, names
-        self._per_second = per_second
+        self._per_second, self._highlight = per_second, highlight
         self._left, self._right = self.x(window_ns[0]), self.x(window_ns[1])
         self._char = (self._right - self._left) * _CHAR_SHARE * 0.5 / width
         chunked = [step for step in data.steps if step.chunks and step.forward_ns]
@@ -66,6 +67,9 @@ class Painter:
         """A moment on the x axis."""
         return (ns - self._data.origin_ns) / 1e9 * self._per_second
 
+    def _colour(self, uid: int) -> str:
+        return self._theme.request(uid) if self._highlight in (None, uid) else self._theme.faded
+
     def label_lanes(self) -> None:
         """Name the lanes at the left."""
         lanes = self._lanes.by_key.values()
@@ -78,7 +82,7 @@ class Painter:
     def draw_visits(self, *, with_names: bool) -> None:
         """A line from each request's arrival to its answer, and a tick for each chunk of its stream."""
         for visit in self._data.visits:
-            y, colour = self._lanes.visits[visit.uid], self._theme.request(visit.uid)
+            y, colour = self._lanes.visits[visit.uid], self._colour(visit.uid)
             start, end = self.x(visit.received_ns), self.x(visit.answered_ns or self._data.end_ns)
             self._axes.plot([start, end], [y, y], color=colour, lw=1.2, solid_capstyle="butt", zorder=2)
             chunks = [x for x in map(self.x, visit.chunks_ns) if self._left <= x <= self._right]
@@ -98,7 +102,7 @@ class Painter:
                 self._bar(bars, work.start_ns, work.end_ns, (y - 0.05, 0.1), self._theme.waiting)
         for work in self._data.work:
             if work.kind != "wait":
-                colour = self._theme.request(work.uids[0]) if work.kind == "tokenize" else self._theme.work
+                colour = self._colour(work.uids[0]) if work.kind == "tokenize" else self._theme.work
                 inner = self._lanes.by_key[work.process].inner
                 self._bar(bars, work.start_ns, work.end_ns, inner, colour, edge=colour)
         bars.add_to(self._axes, zorder=2)
@@ -145,7 +149,7 @@ class Painter:
             for lane, runs in ((PREFILL_LANE, step.chunks), (DECODE_LANE, step.decodes)):
                 inner = self._lanes.by_key[lane].inner
                 for run, part in split(runs, *inner):
-                    colour = self._theme.request(run.uid)
+                    colour = self._colour(run.uid)
                     self._bar(bars, *step.forward_ns, part, colour, edge=self._theme.background)
                     if run.is_prefill:
                         self._label_chunk(step, run, part)
@@ -169,14 +173,17 @@ class Painter:
         texts = [number, f"{run.num_tokens:,}"]
         fitting = [text for text in texts if len(text) * self._char < right - left]
         if fitting and part[1] > 0.3:
-            self._text(fitting[0], ((left + right) / 2, y), ha="center", colour=ink_on(self._theme.request(run.uid)))
+            self._text(fitting[0], ((left + right) / 2, y), ha="center", colour=ink_on(self._colour(run.uid)))
             return
         cached = self._data.cached_tokens.get(run.uid, 0)
         is_mostly_cached = cached > run.num_tokens
         lines = [f"{self._names[run.uid]}: {number}", *([f"{cached:,} from the cache"] if is_mostly_cached else [])]
+        box = {"boxstyle": "square,pad=0.1", "facecolor": self._theme.background, "edgecolor": "none"}
         room = self._next_chunk.get(step.number, self._right) - right
+        if self._highlight not in (None, run.uid):
+            return
         if (len(step.chunks) == 1 or is_mostly_cached) and room > max(map(len, lines)) * self._char:
-            self._text("\n".join(lines), (right, self._lanes.by_key[PREFILL_LANE].middle), offset=(4, 0))
+            self._text("\n".join(lines), (right, self._lanes.by_key[PREFILL_LANE].middle), offset=(4, 0), bbox=box)
 
     def _label_decode(self, step: DeviceStep) -> None:
         assert step.forward_ns is not None
@@ -205,7 +212,7 @@ class Painter:
             if stop[0] < self._left or start[0] > self._right:
                 continue
             is_single = len(set(message.uids)) == 1
-            colour = self._theme.request(message.uids[0]) if is_single else self._theme.arrow
+            colour = self._colour(message.uids[0]) if is_single else self._theme.arrow
             arrow = FancyArrowPatch(
                 start, stop, arrowstyle="-|>", mutation_scale=7, lw=0.9, color=colour, shrinkA=0, shrinkB=0, zorder=5,
                 path_effects=[self._halo],

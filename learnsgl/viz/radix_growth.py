@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from learnsgl.trace.reader import Trace
+from learnsgl.viz.recording import Recording, trace_of
 from learnsgl.viz.sheet import SMALL_SIZE, finish, grid, key, new_figure, panel_title, subtitle, whole_numbers
 from learnsgl.viz.states import Moment, StateWalk
 from learnsgl.viz.theme import LIGHT, Theme
@@ -57,7 +58,7 @@ class RadixGrowth:
     notes: tuple[str, ...]
 
 
-def radix_growth(trace: Trace, *, theme: Theme = LIGHT) -> tuple[Figure, RadixGrowth]:
+def radix_growth(trace: Recording, *, theme: Theme = LIGHT) -> tuple[Figure, RadixGrowth]:
     """Draw the growth of the tree, and what the KV pages are used for.
 
     Args:
@@ -70,6 +71,7 @@ def radix_growth(trace: Trace, *, theme: Theme = LIGHT) -> tuple[Figure, RadixGr
     Raises:
         TraceError: no step ran, or pages were not recorded.
     """
+    trace = trace_of(trace)
     data = read_radix_growth(trace)
     figure = new_figure(theme, HEIGHT_INCHES)
     pages, nodes, changes = figure.subplots(3, 1, sharex=True, height_ratios=(4, 2, 1.5))

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from learnsgl.errors import TraceError
 from learnsgl.trace.reader import Trace
+from learnsgl.viz.recording import Recording, trace_of
 from learnsgl.viz.sheet import SMALL_SIZE, TEXT_SIZE, finish, key, new_figure, subtitle, whole_numbers
 from learnsgl.viz.states import StateWalk
 from learnsgl.viz.theme import LIGHT, Theme
@@ -65,7 +66,7 @@ class RadixTree:
         return tuple(one for one in self.nodes if one.node in kept)
 
 
-def radix_tree(trace: Trace, *, step: int | None = None, theme: Theme = LIGHT) -> tuple[Figure, RadixTree]:
+def radix_tree(trace: Recording, *, step: int | None = None, theme: Theme = LIGHT) -> tuple[Figure, RadixTree]:
     """Draw the tree of the prefix cache at one moment.
 
     Args:
@@ -79,6 +80,7 @@ def radix_tree(trace: Trace, *, step: int | None = None, theme: Theme = LIGHT) -
     Raises:
         TraceError: the tree was never known, or has no such step, or never had a node.
     """
+    trace = trace_of(trace)
     data = read_radix_tree(trace, step=step)
     shown = data.shown
     figure = new_figure(theme, _BASE_INCHES + _LINE_INCHES * max(len(shown), 4))

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from learnsgl.errors import TraceError
 from learnsgl.trace import events
 from learnsgl.trace.reader import Trace
+from learnsgl.viz.recording import Recording, trace_of
 from learnsgl.viz.sheet import SMALL_SIZE, finish, key, new_figure, subtitle
 from learnsgl.viz.theme import LIGHT, Theme, ink_on
 from learnsgl.viz.words import duration
@@ -89,7 +90,7 @@ class Startup:
         return max(acked, key=lambda one: one.acked_ns or 0, default=None)
 
 
-def startup_gantt(trace: Trace, *, theme: Theme = LIGHT) -> tuple[Figure, Startup]:
+def startup_gantt(trace: Recording, *, theme: Theme = LIGHT) -> tuple[Figure, Startup]:
     """Draw the start-up of a server.
 
     Args:
@@ -102,6 +103,7 @@ def startup_gantt(trace: Trace, *, theme: Theme = LIGHT) -> tuple[Figure, Startu
     Raises:
         TraceError: the trace holds no start-up.
     """
+    trace = trace_of(trace)
     data = read_startup(trace)
     figure = new_figure(theme, _BASE_INCHES + _LANE_INCHES * len(data.processes))
     axes = figure.add_subplot()

@@ -29,14 +29,19 @@ class Moment(NamedTuple):
         state: the live object of the walk: copy what you keep.
         changes: what happened to the tree since the moment before: how many nodes were `inserted`, `split` and
             `evicted`, and how many pages evictions freed (`freed`).
-        is_end: whether it is the end of the recording.
+        submitted: the step itself; `None` at the end of the recording.
     """
 
     step: int
     ns: int
     state: SchedulerState
     changes: Counter[str]
-    is_end: bool
+    submitted: events.SchedStep | None
+
+    @property
+    def is_end(self) -> bool:
+        """Whether it is the end of the recording."""
+        return self.submitted is None
 
 
 class StateWalk:
@@ -93,7 +98,7 @@ class StateWalk:
                 self.page_size = entry.event.page_size
             if isinstance(entry.event, events.SchedStep):
                 if fold.is_known:
-                    yield Moment(entry.event.step, entry.event.ns, fold.state, changes, False)
+                    yield Moment(entry.event.step, entry.event.ns, fold.state, changes, entry.event)
                     num_moments += 1
                     changes.clear()
                 else:
@@ -101,7 +106,7 @@ class StateWalk:
             last = entry.event
         self._finish_notes(num_moments)
         if last is not None and fold.is_known:
-            yield Moment(fold.state.step, last.ns, fold.state, changes, True)
+            yield Moment(fold.state.step, last.ns, fold.state, changes, None)
 
     def _finish_notes(self, num_moments: int) -> None:
         if not num_moments:

@@ -10,12 +10,25 @@ from dataclasses import dataclass
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 
+from learnsgl.replay.ledger_causes import Area
+
 REQUEST_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#B8A800")
 """Okabe and Ito's palette (Color Universal Design, 2008) in an order that keeps neighbours far apart; its yellow is
 darkened, so that it can be seen on white."""
 
 SERIES_COLOURS = REQUEST_COLOURS
 """The same palette for what isn't a request; no figure colours requests and other things by it at once."""
+
+AREA_COLOURS = {
+    Area.API: "#CC79A7",
+    Area.TOKENIZER: "#009E73",
+    Area.QUEUE: "#E69F00",
+    Area.SCHEDULER: "#D55E00",
+    Area.OTHERS: "#56B4E9",
+    Area.DEVICE: "#0072B2",
+    Area.DETOKENIZER: "#B8A800",
+}
+"""The same palette again, for the parts of the server; messages and what isn't explained are grey."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +50,7 @@ class Theme:
         shared: pages that several requests hold.
         hidden: CPU work while the device computes, which costs nobody time.
         exposed: CPU work for which the device waits.
+        faded: requests beside the one that is highlighted.
     """
 
     name: str
@@ -53,10 +67,17 @@ class Theme:
     shared: str
     hidden: str
     exposed: str
+    faded: str
 
     def request(self, uid: int) -> str:
         """The colour of a request; ids that differ by fewer than seven differ in colour."""
         return REQUEST_COLOURS[(uid - 1) % len(REQUEST_COLOURS)]
+
+    def area(self, area: Area) -> str:
+        """The colour of a part of the server, in figures that divide time among parts."""
+        if area is Area.MESSAGES:
+            return self.cached
+        return self.waiting if area is Area.UNKNOWN else AREA_COLOURS[area]
 
     def series(self, place: int) -> str:
         """The colour of the first, second, ... thing that a figure compares, where these aren't requests."""
@@ -89,6 +110,7 @@ LIGHT = Theme(
     shared="#24292f",
     hidden="#009E73",
     exposed="#D55E00",
+    faded="#cdd3da",
 )
 DARK = Theme(
     name="dark",
@@ -105,6 +127,7 @@ DARK = Theme(
     shared="#f0f6fc",
     hidden="#009E73",
     exposed="#D55E00",
+    faded="#3b434e",
 )
 
 

@@ -16,11 +16,14 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from learnsgl.errors import TraceError
 from learnsgl.replay.history import DeviceStep, History, read_history
-from learnsgl.trace.reader import Trace
 from learnsgl.viz.lanes import Lanes
 from learnsgl.viz.painter import Painter
+from learnsgl.viz.recording import Recording, trace_of
+from learnsgl.viz.sheet import subtitle
 from learnsgl.viz.theme import LIGHT, Theme
+from learnsgl.viz.words import listed
 
 SIZE_INCHES = (9.0, 7.6)
 DPI = 200
@@ -30,7 +33,12 @@ WindowNs = tuple[int, int]
 
 
 def timeline(
-    trace: Trace, *, theme: Theme = LIGHT, names: Mapping[int, str] | None = None, title: str | None = None
+    trace: Recording,
+    *,
+    theme: Theme = LIGHT,
+    names: Mapping[int, str] | None = None,
+    title: str | None = None,
+    highlight: int | None = None,
 ) -> tuple[Figure, History]:
     """Draw a recording.
 
@@ -39,33 +47,40 @@ def timeline(
         theme: `theme.LIGHT` or `theme.DARK`.
         names: what to call requests, by id; the others are called by their ids.
         title: what is to be seen; the model, the device and the policy are written below it.
+        highlight: a request that keeps its colour while the others are grey; the panels below then show its arrival,
+            and a step in which it decodes.
 
     Returns:
         The figure (`figure.savefig(path)`; a notebook shows it by itself), and the numbers that it shows.
 
     Raises:
-        TraceError: no request ran in the trace.
+        TraceError: no request ran in the trace, or not the one to highlight.
         TraceFormatError: the trace is broken.
     """
+    trace = trace_of(trace)
     data = read_history(trace)
+    if highlight is not None and highlight not in data.uids:
+        raise TraceError(
+            f"{trace.path}: request {highlight} did not run in this recording; "
+            f"these did: {listed([str(uid) for uid in data.uids], 20)}"
+        )
     called = {uid: (names or {}).get(uid, str(uid)) for uid in data.uids}
     figure = Figure(figsize=SIZE_INCHES, dpi=DPI, facecolor=theme.background, layout="constrained")
     FigureCanvasAgg(figure)
-    _Layout(figure, data, Lanes(data), theme, called).draw()
+    _Layout(figure, data, Lanes(data), theme, called, highlight).draw()
     heading = "\n".join(filter(None, [title, subtitle(trace)]))
     if heading:
         figure.suptitle(heading, x=0.01, ha="left", fontsize=9.5, color=theme.ink, linespacing=1.4)
     return figure, data
 
 
-def subtitle(trace: Trace) -> str:
-    """What ran, as far as the manifest tells: model, device, dtype, policy."""
-    engine, config = trace.manifest.get("engine") or {}, trace.manifest.get("config") or {}
-    scheduler = config.get("scheduler") or {}
-    facts = [engine.get("model"), engine.get("device"), engine.get("dtype"), scheduler.get("policy")]
-    if "overlap" in scheduler:
-        facts.append("overlap" if scheduler["overlap"] else "no overlap")
-    return " · ".join(str(fact) for fact in facts if fact)
+def arrival_window(data: History, uid: int) -> WindowNs:
+    """From the arrival of a request until the first step that it is in runs."""
+    first = next(step for step in data.steps if any(run.uid == uid for run in step.runs))
+    starts = [visit.received_ns for visit in data.visits if visit.uid == uid]
+    start = min(starts, default=first.forward_ns[0] if first.forward_ns else data.origin_ns)
+    span = max((first.forward_ns or (data.end_ns, data.end_ns))[0] - start, 1)
+    return start - span // 12, start + span + span // 5
 
 
 def arrivals_window(data: History) -> WindowNs:
@@ -77,12 +92,21 @@ def arrivals_window(data: History) -> WindowNs:
     return data.origin_ns - span // 12, data.origin_ns + span + span // 5
 
 
-def handover_window(data: History) -> WindowNs | None:
-    """Around the end of a decode step, until its text has reached the clients; the step is one of the fullest."""
+def handover_window(data: History, uid: int | None = None) -> WindowNs | None:
+    """Around the end of a decode step, until its text has reached the clients; the step is one of the fullest.
+
+    Args:
+        data: the recording.
+        uid: a request that decodes in the step; by default any.
+    """
     pairs = [
         (step, following)
         for step, following in itertools.pairwise(data.steps)
-        if not step.chunks and not following.chunks and step.sample_ns and following.forward_ns
+        if not step.chunks
+        and not following.chunks
+        and step.sample_ns
+        and following.forward_ns
+        and (uid is None or any(run.uid == uid for run in step.decodes))
     ]
     if not pairs:
         return None
@@ -109,16 +133,24 @@ def _text_out_ns(data: History, step: DeviceStep) -> int:
 class _Layout:
     """The panels of one figure."""
 
-    def __init__(self, figure: Figure, data: History, lanes: Lanes, theme: Theme, names: Mapping[int, str]) -> None:
+    def __init__(
+        self, figure: Figure, data: History, lanes: Lanes, theme: Theme, names: Mapping[int, str],
+        highlight: int | None,
+    ) -> None:  # fmt: skip
         self._figure, self._data, self._lanes, self._theme, self._names = figure, data, lanes, theme, names
+        self._highlight = highlight
 
     def draw(self) -> None:
         """All panels and the legend."""
         grid = self._figure.add_gridspec(2, 2)
         overview = self._figure.add_subplot(grid[0, :])
         self._draw_overview(overview)
-        windows = [("the requests arrive", arrivals_window(self._data))]
-        if (handover := handover_window(self._data)) is not None:
+        if self._highlight is None:
+            windows = [("the requests arrive", arrivals_window(self._data))]
+        else:
+            name = self._names[self._highlight]
+            windows = [(f"request {name} arrives", arrival_window(self._data, self._highlight))]
+        if (handover := handover_window(self._data, self._highlight)) is not None:
             windows.append(("from one decode step to the next", handover))
         for place, (title, window_ns) in enumerate(windows):
             letter = "AB"[place]
@@ -131,7 +163,7 @@ class _Layout:
     def _painter(self, axes: Axes, per_second: float, window_ns: WindowNs, width: float) -> Painter:
         return Painter(
             axes, self._data, self._lanes, self._theme, self._names,
-            per_second=per_second, window_ns=window_ns, width=width,
+            per_second=per_second, window_ns=window_ns, width=width, highlight=self._highlight,
         )  # fmt: skip
 
     def _draw_overview(self, axes: Axes) -> None:
@@ -174,20 +206,23 @@ class _Layout:
     def _add_legend(self) -> None:
         theme = self._theme
         groups: dict[str, list[str]] = {}
-        for uid in self._data.uids:
+        for uid in self._data.uids if self._highlight is None else (self._highlight,):
             groups.setdefault(theme.request(uid), []).append(self._names[uid])
         labels = [", ".join(names[:3]) + (", …" if len(names) > 3 else "") for names in groups.values()]
         handles: list[Patch | Line2D] = [
             Patch(color=colour, label=label if place else f"request {label}")
             for place, (colour, label) in enumerate(zip(groups, labels, strict=True))
         ]
+        if self._highlight is not None and len(self._data.uids) > 1:
+            handles.append(Patch(color=theme.faded, label="other requests"))
         handles += [
             Line2D([], [], color=theme.muted, lw=0, marker="|", markersize=8, mew=1.2, label="sent to the client"),
             Patch(color=theme.work, label="CPU work, sampling"),
             Patch(color=theme.waiting, label="waits for the device"),
             Line2D([], [], color=theme.arrow, lw=0.9, marker=">", markersize=4, label="message"),
         ]
+        num_columns = len(handles) if len(handles) <= 8 else (len(handles) + 1) // 2
         self._figure.legend(
-            handles=handles, loc="outside lower center", ncols=len(handles), fontsize=8.5, frameon=False,
+            handles=handles, loc="outside lower center", ncols=num_columns, fontsize=8.5, frameon=False,
             labelcolor=theme.ink, handlelength=1.2, columnspacing=1.4, handletextpad=0.5,
         )  # fmt: skip

@@ -1,8 +1,8 @@
 """Read a GGUF file: its configuration under Hugging Face's keys, and its weights under Hugging Face's names.
 
-`convert.py` writes both into a model folder. Only the Llama architecture is read. GGUF keeps the rows of Llama's q
-and k projections in the order in which the original Llama code rotates them (pairs side by side), Hugging Face in
-the order of its own (halves apart), so these rows are put back.
+`convert.py` writes both into a model folder. Llama's and Qwen's architectures are read. GGUF keeps the rows of Llama's
+q and k projections in the order in which the original Llama code rotates them (pairs side by side), Hugging Face in
+the order of its own (halves apart), so these rows are put back; Qwen's are the same in both.
 """
 
 from __future__ import annotations
@@ -21,8 +21,11 @@ from gguf.quants import dequantize
 from learnsgl.errors import UnsupportedModelError
 from learnsgl.hub.gguf_rope import llama3_scaling
 from learnsgl.hub.safetensors_file import Float32Array
+from learnsgl.models.architectures import ARCHITECTURES
 
-SUPPORTED = ("llama",)
+SUPPORTED = {known.gguf_name: known for known in ARCHITECTURES.values() if known.gguf_name is not None}
+"""By the name in `general.architecture`."""
+_PERMUTED = "llama"
 ROPE_DIVISORS = "rope_freqs.weight"
 
 _GLOBAL_NAMES = {
@@ -41,11 +44,17 @@ _LAYER_NAMES = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
-_LAYER_TENSOR = re.compile(r"blk\.(\d+)\.(\w+)\.weight")
+_OWN_LAYER_NAMES = {
+    "llama": {},
+    "qwen2": {"attn_q.bias": "q_proj.bias", "attn_k.bias": "k_proj.bias", "attn_v.bias": "v_proj.bias"},
+    "qwen3": {"attn_q_norm.weight": "q_norm.weight", "attn_k_norm.weight": "k_norm.weight"},
+}
+"""What one architecture has beside these, below `self_attn`."""
+_LAYER_TENSOR = re.compile(r"blk\.(\d+)\.(\w+\.\w+)")
 
 
 class GgufFile:
-    """One open GGUF file of a Llama model.
+    """One open GGUF file.
 
     Raises:
         UnsupportedModelError: not GGUF, another architecture, or features that the engine doesn't have.
@@ -76,7 +85,9 @@ class GgufFile:
         """A metadata value that must be there."""
         value = self.get(key)
         if value is None:
-            raise UnsupportedModelError(f"{self.path} has no metadata {key!r}, which a Llama model needs")
+            raise UnsupportedModelError(
+                f"{self.path} has no metadata {key!r}, which every {self.architecture} model needs"
+            )
         return value
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -105,6 +116,8 @@ class GgufFile:
             raise UnsupportedModelError(
                 f"{self.path}: tensor {tensor.name} is quantised as {tensor.tensor_type.name}, which can't be read"
             ) from error
+        if self.architecture != _PERMUTED:
+            return values
         if tensor.name.endswith("attn_q.weight"):
             return unpermute(values, self.config["num_attention_heads"])
         if tensor.name.endswith("attn_k.weight"):
@@ -115,12 +128,16 @@ class GgufFile:
         if name in _GLOBAL_NAMES:
             return _GLOBAL_NAMES[name]
         match = _LAYER_TENSOR.fullmatch(name)
-        if match is None or match[2] not in _LAYER_NAMES:
-            raise UnsupportedModelError(
-                f"{self.path} holds the tensor {name!r}, which a plain Llama model hasn't got (biases and experts "
-                "aren't supported); use the model's safetensors version"
-            )
-        return f"model.layers.{match[1]}.{_LAYER_NAMES[match[2]]}.weight"
+        part = "" if match is None else match[2]
+        stem, own = part.removesuffix(".weight"), _OWN_LAYER_NAMES[self.architecture]
+        if match is not None and part.endswith(".weight") and stem in _LAYER_NAMES:
+            return f"model.layers.{match[1]}.{_LAYER_NAMES[stem]}.weight"
+        if match is not None and part in own:
+            return f"model.layers.{match[1]}.self_attn.{own[part]}"
+        raise UnsupportedModelError(
+            f"{self.path} holds the tensor {name!r}, which a plain {self.architecture} model hasn't got (experts "
+            "aren't supported, nor biases where the architecture has none); use the model's safetensors version"
+        )
 
     def _read_config(self) -> dict[str, Any]:
         """The metadata as `config.json` has it."""
@@ -128,8 +145,8 @@ class GgufFile:
         num_heads = int(self.need(f"{arch}.attention.head_count"))
         hidden_size = int(self.need(f"{arch}.embedding_length"))
         config: dict[str, Any] = {
-            "architectures": ["LlamaForCausalLM"],
-            "model_type": "llama",
+            "architectures": [SUPPORTED[arch].name],
+            "model_type": SUPPORTED[arch].model_type,
             "vocab_size": self.shapes()["model.embed_tokens.weight"][0],
             "hidden_size": hidden_size,
             "intermediate_size": int(self.need(f"{arch}.feed_forward_length")),
@@ -155,11 +172,13 @@ class GgufFile:
         theta = _decimal(self.get(f"{self.architecture}.rope.freq_base", 10000.0))
         kind = self.get(f"{self.architecture}.rope.scaling.type", "none")
         num_rotated = self.get(f"{self.architecture}.rope.dimension_count", head_dim)
-        if kind != "none" or num_rotated != head_dim:
+        if kind not in ("none", "linear", "yarn") or num_rotated != head_dim:
             raise UnsupportedModelError(
                 f"{self.path} has rotary embeddings that aren't supported (scaling {kind}, over {num_rotated} of "
-                f"{head_dim} dimensions); plain ones over all dimensions and those of Llama 3 are"
+                f"{head_dim} dimensions); plain ones over all dimensions, linear and YaRN ones and those of Llama 3 are"
             )
+        if kind != "none":
+            return {"rope_theta": theta, "rope_scaling": self._rope_scaling(kind)}
         divisors = [tensor for tensor in self._reader.tensors if tensor.name == ROPE_DIVISORS]
         if not divisors:
             return {"rope_theta": theta}
@@ -170,6 +189,16 @@ class GgufFile:
                 "safetensors version"
             )
         return {"rope_theta": theta, "rope_scaling": scaling}
+
+    def _rope_scaling(self, kind: str) -> dict[str, Any]:
+        scaling: dict[str, Any] = {
+            "rope_type": kind,
+            "factor": _decimal(self.need(f"{self.architecture}.rope.scaling.factor")),
+        }
+        if kind == "yarn":
+            original = self.need(f"{self.architecture}.rope.scaling.original_context_length")
+            scaling["original_max_position_embeddings"] = int(original)
+        return scaling
 
     def eos_ids(self) -> list[int]:
         """Tokens that end a sequence: end of text, end of turn, end of message, as far as the file names them."""

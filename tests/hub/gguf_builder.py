@@ -1,4 +1,4 @@
-"""Writes small GGUF files of a random Llama, quantised as real ones are."""
+"""Writes small GGUF files of random models, quantised as real ones are."""
 
 from __future__ import annotations
 
@@ -21,17 +21,18 @@ GGUF_NAMES = {
     "model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output",
     "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm",
     "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
+    "self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm",
     "self_attn.o_proj": "attn_output", "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
 }  # fmt: skip
 
 
 def gguf_name(name: str) -> str:
-    stem = name.removesuffix(".weight")
+    stem, _, kind = name.rpartition(".")
     if stem.startswith("model.layers."):
         _, _, layer, rest = stem.split(".", 3)
-        return f"blk.{layer}.{GGUF_NAMES[rest]}.weight"
-    return f"{GGUF_NAMES[stem]}.weight"
+        return f"blk.{layer}.{GGUF_NAMES[rest]}.{kind}"
+    return f"{GGUF_NAMES[stem]}.{kind}"
 
 
 def permute(rows: Float32Array, num_heads: int) -> Float32Array:
@@ -71,8 +72,8 @@ def write_gguf(path: Path, *, arch: str = "llama", metadata: dict[str, Any] | No
     writer.add_token_list(tokens)
     writer.add_token_types([3] * len(SPECIAL) + [1] * (len(tokens) - len(SPECIAL)))
     writer.add_token_merges(MERGES)
-    for name, data in model_weights(tied).items():
-        add_tensor(writer, gguf_name(name), data)
+    for name, data in (model_weights(tied) | own_weights(arch)).items():
+        add_tensor(writer, gguf_name(name), data, permuted=arch == "llama")
     for name, data in (extra_tensors or {}).items():
         writer.add_tensor(name, data)
     writer.write_header_to_file()
@@ -91,10 +92,25 @@ def model_weights(tied: bool) -> dict[str, Float32Array]:
     return weights
 
 
-def add_tensor(writer: GGUFWriter, name: str, data: Float32Array) -> None:
-    if "attn_q" in name:
+def own_weights(arch: str) -> dict[str, Float32Array]:
+    """What an architecture has beside Llama's."""
+    rng, config = np.random.default_rng(9), tiny.CONFIG
+    head_dim, num_heads, num_kv_heads = config["head_dim"], config["num_attention_heads"], config["num_key_value_heads"]
+    sizes = {
+        "qwen2": {"q_proj.bias": num_heads, "k_proj.bias": num_kv_heads, "v_proj.bias": num_kv_heads},
+        "qwen3": {"q_norm.weight": 1, "k_norm.weight": 1},
+    }
+    return {
+        f"model.layers.{layer}.self_attn.{name}": rng.standard_normal(heads * head_dim, dtype=np.float32)
+        for layer in range(config["num_hidden_layers"])
+        for name, heads in sizes.get(arch, {}).items()
+    }
+
+
+def add_tensor(writer: GGUFWriter, name: str, data: Float32Array, *, permuted: bool) -> None:
+    if permuted and "attn_q" in name:
         data = permute(data, tiny.CONFIG["num_attention_heads"])
-    if "attn_k" in name:
+    if permuted and "attn_k" in name:
         data = permute(data, tiny.CONFIG["num_key_value_heads"])
     if data.ndim == 1:
         writer.add_tensor(name, data)

@@ -14,6 +14,7 @@ from learnsgl.errors import UnsupportedModelError
 from learnsgl.hub.convert import convert_gguf
 from learnsgl.hub.gguf import GgufFile
 from learnsgl.hub.gguf_rope import llama3_divisors
+from learnsgl.models.config import load_model_config
 from learnsgl.tokenizer.tokenize import load_tokenizer
 from tests.hub.gguf_builder import vocabulary, write_gguf
 
@@ -37,6 +38,39 @@ def test_weights_equal_those_that_transformers_reads(gguf_file: Path, converted:
     assert ours.keys() == theirs.keys()
     for name, values in ours.items():
         assert np.array_equal(values, theirs[name].numpy()), name
+
+
+@pytest.mark.parametrize("arch", ["qwen2", "qwen3"])
+def test_a_qwen_is_the_model_that_transformers_reads(arch: str, tmp_path: Path) -> None:
+    """All its weights, neither q nor k in another order, and every size: transformers loads it without a word."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
+
+    path, folder = tmp_path / "qwen.gguf", tmp_path / "converted"
+    write_gguf(path, arch=arch, metadata={"tokenizer.ggml.pre": "qwen2", f"{arch}.attention.key_length": 16})
+    folder.mkdir()
+    convert_gguf(path, folder, progress=False)
+    model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
+    theirs = load_gguf_checkpoint(path, return_tensors=True, model_to_load=model)
+    ours = load_file(folder / "model.safetensors")
+    assert ours.keys() == theirs["tensors"].keys() == model.state_dict().keys() - {"lm_head.weight"}
+    for name, values in ours.items():
+        assert np.array_equal(values, theirs["tensors"][name].numpy()), name
+        assert values.shape == model.state_dict()[name].shape, name
+    for key, value in theirs["config"].items():
+        if hasattr(model.config, key) and key not in ("eos_token_id", "pad_token_id", "bos_token_id", "architectures"):
+            assert getattr(model.config, key) == pytest.approx(value), key
+    assert load_model_config(folder).architecture == type(model).__name__
+
+
+def test_scaled_positions_of_a_qwen(tmp_path: Path) -> None:
+    yarn = {"type": "yarn", "factor": 4.0, "original_context_length": 128}
+    metadata = {f"qwen3.rope.scaling.{key}": value for key, value in yarn.items()}
+    write_gguf(tmp_path / "m.gguf", arch="qwen3", metadata=metadata)
+    scaling = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128}
+    assert GgufFile(tmp_path / "m.gguf").config["rope_scaling"] == scaling
+    write_gguf(tmp_path / "m.gguf", metadata={"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 2.5})
+    assert GgufFile(tmp_path / "m.gguf").config["rope_scaling"] == {"rope_type": "linear", "factor": 2.5}
 
 
 def test_config_names_every_size(converted: Path) -> None:
@@ -114,12 +148,14 @@ def test_our_llama3_divisors_are_those_of_transformers() -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"arch": "gemma"}, ["'gemma'", "llama"]),
+        ({"arch": "gemma"}, ["'gemma'", "llama, qwen2, qwen3"]),
         ({"metadata": {"tokenizer.ggml.pre": "klingon"}}, ["'klingon'", "smollm"]),
         ({"metadata": {"tokenizer.ggml.model": "llama"}}, ["'llama'", "byte-level BPE"]),
-        ({"metadata": {"llama.rope.scaling.type": "yarn"}}, ["yarn"]),
+        ({"metadata": {"llama.rope.scaling.type": "longrope"}}, ["longrope", "YaRN"]),
+        ({"metadata": {"llama.rope.scaling.type": "yarn"}}, ["llama.rope.scaling.factor"]),
         ({"metadata": {"llama.context_length": None}}, ["llama.context_length"]),
         ({"extra_tensors": {"blk.0.attn_q.bias": np.zeros(64, np.float32)}}, ["blk.0.attn_q.bias"]),
+        ({"extra_tensors": {"blk.0.attn_q_norm.weight": np.zeros(16, np.float32)}}, ["attn_q_norm", "llama model"]),
         ({"extra_tensors": {"rope_freqs.weight": np.arange(1, 9, dtype=np.float32)}}, ["rotary", "Llama 3"]),
     ],
 )

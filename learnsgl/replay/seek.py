@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from bisect import bisect_right, insort
 from collections import OrderedDict
-from typing import Any
 
 from learnsgl.errors import TraceViolation
 from learnsgl.replay.steps_fold import StepsFold
@@ -96,28 +95,10 @@ class StateSeeker:
         if self._cursor is not None and base <= self._cursor[0] <= number:
             base, fold = self._cursor
         if not self._only_steps and number - base > SPACING:
-            entrance = self._entrance(number, base + 1)
+            entrance = self._stream.last_keyframe(number, base + 1)
             if entrance is not None:
                 return entrance - 1, Fold(from_start=False)
         return base, fold or self._new_fold(from_start=self._stream.first == 1)
-
-    def _entrance(self, number: int, lowest: int) -> int | None:
-        """Number of the first slice of the last whole keyframe that ends at or before `number`, above `lowest`."""
-        expected: tuple[int, int] | None = None
-        for entry in self._stream.backward(number):
-            if entry.number < lowest:
-                return None
-            slice_: Any = entry.event
-            if not isinstance(slice_, events.TraceKeyframe):
-                expected = None
-                continue
-            if slice_.last or expected == (slice_.keyframe, slice_.index):
-                if slice_.index == 0:
-                    return entry.number
-                expected = slice_.keyframe, slice_.index - 1
-            else:
-                expected = None
-        return None
 
     # ------------------------------------------------------------ checkpoints
 

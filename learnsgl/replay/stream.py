@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from itertools import accumulate
 from typing import NamedTuple
 
-from learnsgl.trace.events import Event
+from learnsgl.trace.events import Event, TraceKeyframe
 from learnsgl.trace.index import Frame
 from learnsgl.trace.reader import Entry, Trace
 
@@ -31,11 +31,13 @@ class DecodedFrame(NamedTuple):
         first: number of the first one.
         events: in order; `None` for one of an unknown kind.
         moments: when each counts as done: an event is never earlier than one before it in its process.
+        slices: numbers of the slices of keyframes among them.
     """
 
     first: int
     events: list[Event | None]
     moments: list[int]
+    slices: list[int]
 
 
 class FrameCache:
@@ -115,7 +117,8 @@ class ProcessStream:
         low = self._moments[place]
         high = self._moments[place + 1] if place + 1 < len(self.frames) else None
         moments = [max(low, ns) if high is None else min(max(low, ns), high) for ns in latest]
-        return DecodedFrame(first, events, moments)
+        slices = [number for number, event in enumerate(events, start=first) if type(event) is TraceKeyframe]
+        return DecodedFrame(first, events, moments, slices)
 
     def place_of(self, number: int) -> int:
         """Place of the frame that holds an event, or of the one before it where the number is in a hole."""
@@ -160,6 +163,26 @@ class ProcessStream:
             return self.first - 1
         return number - 1 if self.has(number - 1) else self.frames[self.place_of(number - 1)].header.last
 
+    def last_keyframe(self, number: int, lowest: int) -> int | None:
+        """Where the last whole keyframe begins that ends at or before `number` and begins at or after `lowest`.
+
+        A keyframe is whole when its slices follow each other without another event between them.
+        """
+        following: tuple[int, TraceKeyframe] | None = None
+        for place in range(self.place_of(number) if self.frames else -1, -1, -1):
+            if self.frames[place].header.last < lowest:
+                return None
+            frame = self.decoded(place)
+            for at in reversed(frame.slices):
+                found = frame.events[at - frame.first]
+                if at > number or not isinstance(found, TraceKeyframe):
+                    continue
+                goes_on = following is not None and _is_next(at, found, *following)
+                following = (at, found) if found.last or goes_on else None
+                if following is not None and found.index == 0:
+                    return at if at >= lowest else None
+        return None
+
     def forward(self, start: int, stop: int | None = None) -> Iterator[Entry]:
         """The events from `start` up to, not with, `stop`, or to the end; unknown kinds are left out."""
         stop = self.last + 1 if stop is None else stop
@@ -180,3 +203,8 @@ class ProcessStream:
                 event = frame.events[index]
                 if event is not None:
                     yield Entry(self.name, frame.first + index, event)
+
+
+def _is_next(number: int, found: TraceKeyframe, next_number: int, following: TraceKeyframe) -> bool:
+    """Whether a slice stands right before another one of the same keyframe."""
+    return (number + 1, found.keyframe, found.index + 1) == (next_number, following.keyframe, following.index)

@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import copy
 from enum import IntEnum
+from functools import lru_cache
+from operator import mul
 
 import numpy as np
 import numpy.typing as npt
@@ -89,6 +91,12 @@ def weight(field: Field, index: int, part: int = 0) -> int:
     return mix64((mix64((field << 56) + index) + part) & MASK64) | 1
 
 
+@lru_cache(maxsize=1 << 12)
+def weights(field: Field, index: int) -> tuple[int, ...]:
+    """Weights of the places (field, index, 0) to (field, index, 4). Nodes that are used once are used again soon."""
+    return tuple(weight(field, index, part) for part in range(5))
+
+
 class WeightTable:
     """Weights of the places (field, 0), (field, 1), ... as an array that grows on demand."""
 
@@ -139,7 +147,7 @@ class StateDigest:
     def queue(self, sign: int, order: int, uid: int, choice: int, prompt_len: int, limit_len: int) -> None:
         """A request joined (+1) or left (-1) the queue."""
         values = (1, uid, choice, prompt_len, limit_len)
-        self._add(sign * sum(weight(Field.QUEUE, order, part) * value for part, value in enumerate(values)))
+        self._add(sign * sum(map(mul, weights(Field.QUEUE, order), values)))
 
     def rows(self, field: RowField, rows: IntArray, deltas: IntArray | int) -> None:
         """A column of the request table changed at `rows` [n] by `deltas` [n], or all by the same."""
@@ -174,7 +182,7 @@ class StateDigest:
     def node(self, sign: int, node: int, parent: int, lock: int, last_use: int, digest: int, pages: IntArray) -> None:
         """A tree node appeared (+1) or vanished (-1) with these values."""
         values = (1, parent, lock, last_use, digest)
-        self._add(sign * sum(weight(Field.NODE, node, part) * value for part, value in enumerate(values)))
+        self._add(sign * sum(map(mul, weights(Field.NODE, node), values)))
         self.node_pages(sign, node, pages)
 
     def node_pages(self, sign: int, node: int, pages: IntArray) -> None:
@@ -185,16 +193,16 @@ class StateDigest:
 
     def node_parent(self, node: int, delta: int) -> None:
         """A node's parent changed; `delta` is the new id minus the old one."""
-        self._add(weight(Field.NODE, node, 1) * delta)
+        self._add(weights(Field.NODE, node)[1] * delta)
 
     def node_lock(self, node: int, delta: int) -> None:
         """A node's lock count changed."""
-        self._add(weight(Field.NODE, node, 2) * delta)
+        self._add(weights(Field.NODE, node)[2] * delta)
 
     def node_use(self, node: int, delta: int) -> None:
         """A node's logical time of last use changed."""
-        self._add(weight(Field.NODE, node, 3) * delta)
+        self._add(weights(Field.NODE, node)[3] * delta)
 
     def node_content(self, node: int, delta: int) -> None:
         """The digest of a node's tokens changed."""
-        self._add(weight(Field.NODE, node, 4) * delta)
+        self._add(weights(Field.NODE, node)[4] * delta)

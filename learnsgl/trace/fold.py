@@ -21,11 +21,12 @@ from learnsgl.trace.events import Event
 from learnsgl.trace.state import Int64Array, NodeFacts, Queued, SchedulerState, digest_of
 
 Key = tuple[int, int]
+_LITTLE_ENDIAN = {code: np.dtype(code).newbyteorder("<") for code in ("i8", "i4", "u1")}
 
 
 def numbers(data: bytes, dtype: str) -> Int64Array:
-    """An event's array field as int64 [n]."""
-    return np.frombuffer(data, dtype=np.dtype(dtype).newbyteorder("<")).astype(np.int64)
+    """An event's array field as int64 [n]; `dtype` is i8, i4 or u1."""
+    return np.frombuffer(data, dtype=_LITTLE_ENDIAN[dtype]).astype(np.int64)
 
 
 class Fold:
@@ -222,7 +223,7 @@ class Fold:
                 self.state.rows[RowField.STAGE, row] = Stage.FINISHED
 
     def _on_released(self, event: events.ReqReleased) -> None:
-        freed: list[int] = []
+        freed = [np.zeros(0, dtype=np.int32)]
         for key, row in zip(_keys(event), numbers(event.rows, "i4").tolist(), strict=True):
             self._require(self._rows.get(key) == row, f"request {key[0]}.{key[1]} doesn't hold row {row}")
             values = self.state.rows[:, row]
@@ -231,11 +232,11 @@ class Fold:
             self._digest.whole_row(-1, row, values)
             pages = self.state.pages_of(row)
             self._digest.table(-1, np.full(len(pages), row), np.arange(len(pages)), pages)
-            freed += self._give_back(pages).tolist()
+            freed.append(self._give_back(pages))
             self.state.rows[:, row] = 0
             del self._rows[key]
         self._require(
-            sorted(freed) == sorted(numbers(event.freed, "i4").tolist()),
+            np.array_equal(np.sort(np.concatenate(freed)), np.sort(numbers(event.freed, "i4"))),
             "the pages that it frees are not those that nobody holds any more",
         )
 
@@ -312,7 +313,9 @@ class Fold:
         self._tick(event.clock)
         for node in self.state.path(event.node):
             self._digest.node_use(node.node, event.clock - node.last_use)
-            self.state.nodes[node.node] = node._replace(last_use=event.clock)
+            self.state.nodes[node.node] = NodeFacts(
+                node.node, node.parent, node.lock, event.clock, node.digest, node.pages
+            )
 
     def _on_locked(self, event: events.CacheLocked) -> None:
         for node in self.state.path(event.node):
@@ -321,7 +324,9 @@ class Fold:
     def _lock(self, node: NodeFacts, delta: int) -> None:
         self._require(node.lock + delta >= 0, f"node {node.node} is unlocked more often than it was locked")
         self._digest.node_lock(node.node, delta)
-        self.state.nodes[node.node] = node._replace(lock=node.lock + delta)
+        self.state.nodes[node.node] = NodeFacts(
+            node.node, node.parent, node.lock + delta, node.last_use, node.digest, node.pages
+        )
 
     def _put_node(self, node: NodeFacts) -> None:
         self._digest.node(+1, *node)
@@ -347,12 +352,14 @@ class Fold:
         self._take(pages)
 
     def _on_evicted(self, event: events.CacheEvicted) -> None:
-        given: list[int] = []
+        given = [np.zeros(0, dtype=np.int32)]
         for node in numbers(event.nodes, "i8").tolist():
             self._require(not self.state.nodes[node].lock, f"node {node} is evicted while a request holds it")
-            given += self._remove_node(node).pages.tolist()
+            given.append(self._remove_node(node).pages)
         pages = numbers(event.pages, "i4")
-        self._require(given == pages.tolist(), "the evicted pages are not those of the evicted nodes")
+        self._require(
+            np.array_equal(np.concatenate(given), pages), "the evicted pages are not those of the evicted nodes"
+        )
         self._require(len(self._give_back(pages)) == len(pages), "an evicted page is still held by a request")
 
     def _on_moved(self, event: events.CacheMoved) -> None:

@@ -135,7 +135,7 @@ def main() -> int:
         file = record(name)
         facts = facts_of(name)
         print(
-            f"{len(facts.lives)} requests, {len(facts.steps)} steps in {facts.span_s:.1f} s, "
+            f"{len(facts.lives)} requests, {facts.steps.num} steps in {facts.span_s:.1f} s, "
             f"{file.stat().st_size / 1000:.0f} kB"
         )
     README.write_text(readme_with(table()), encoding="utf-8")

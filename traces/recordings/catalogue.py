@@ -15,11 +15,11 @@ FIRST_REQUEST = Recording(
         Claim(
             "One request from end to end: start-up, the whole prompt of {f.longest_prompt} tokens in one step, then "
             "one decode step for each further token of the answer of {f.longest_answer}.",
-            lambda f, o: len(f.lives) == 1 and len(f.chunk_steps) == 1 and f.largest_batch == 1,
+            lambda f, o: len(f.lives) == 1 and f.steps.num_with_chunk == 1 and f.steps.largest_batch == 1,
         ),
         Claim(
             "One more step was submitted before the end of the answer was known, and its token was thrown away.",
-            lambda f, o: f.num_wasted == 1 and len(f.steps) == f.longest_answer + 1,
+            lambda f, o: f.steps.num_wasted == 1 and f.steps.num == f.longest_answer + 1,
         ),
     ),
 )
@@ -28,18 +28,18 @@ CHAT_CONCURRENT = Recording(
     work.CHATS,
     (
         Claim(
-            "Eight streamed chats, prompts of {f.prompts[0]} to {f.longest_prompt} tokens, answers of "
-            "{f.answers[0]} to {f.longest_answer}.",
+            "Eight streamed chats, prompts of {f.prompts[0]} to {f.longest_prompt} tokens, answers of {f.answers[0]} "
+            "to {f.longest_answer}.",
             lambda f, o: len(f.lives) == 8 and all(life.streamed for life in f.lives) and all_answered(f),
         ),
         Claim(
             "Continuous batching: {f.num_joined} of them joined while answers of others were under way, and up to "
-            "{f.largest_batch} were decoded in one step.",
-            lambda f, o: f.num_joined >= 6 and f.largest_batch >= 5,
+            "{f.steps.largest_batch} were decoded in one step.",
+            lambda f, o: f.num_joined >= 6 and f.steps.largest_batch >= 5,
         ),
         Claim(
-            "Three open with the same system prompt, which the first of them computed: the two others took it from the "
-            "cache, {f.most_cached} tokens each.",
+            "Three open with the same system prompt, which the first of them computed: the two others took it from "
+            "the cache, {f.most_cached} tokens each.",
             lambda f, o: (
                 sorted(life.cached_tokens or 0 for life in f.lives)[-2:] == [f.most_cached] * 2 and f.most_cached > 50
             ),
@@ -53,13 +53,13 @@ LONG_PROMPTS = Recording(
     (
         Claim(
             "Prompts of {f.long_prompts[0]} to {f.longest_prompt:,} tokens among short ones, cut into chunks of at "
-            "most {f.largest_chunk} tokens a step; the longest took {f.most_chunks} steps.",
-            lambda f, o: len(f.long_prompts) == 4 and f.largest_chunk == 256 and all_answered(f),
+            "most {f.steps.largest} tokens a step; the longest took {f.steps.most_chunks} steps.",
+            lambda f, o: len(f.long_prompts) == 4 and f.steps.largest == 256 and all_answered(f),
         ),
         Claim(
-            "Prefill first: no step holds both a chunk and an answer's token, so answers stand still while prompts are "
-            "computed, for {f.longest_gap_ms:,.0f} ms at the most.",
-            lambda f, o: not f.mixed_steps and f.num_joined > 0,
+            "Prefill first: no step holds both a chunk and an answer's token, so answers stand still while prompts "
+            "are computed, for {f.longest_gap_ms:,.0f} ms at the most.",
+            lambda f, o: f.steps.num_mixed == 0 and f.num_joined > 0,
         ),
         Claim(
             "Requests wait because a step is full (`budget`).",
@@ -74,9 +74,9 @@ MIXED_POLICY = Recording(
     work.LONG_AND_SHORT,
     (
         Claim(
-            "The workload of `long_prompts`: {f.num_mixed_steps} of the {f.num_chunk_steps} steps with a chunk carry "
-            "tokens of answers too, and no step has more than {f.largest_step} tokens.",
-            lambda f, o: same_work(f, o) and f.num_mixed_steps > f.num_chunk_steps / 2 and f.largest_step == 256,
+            "The workload of `long_prompts`: {f.steps.num_mixed} of the {f.steps.num_with_chunk} steps with a chunk "
+            "carry tokens of answers too, and no step has more than {f.steps.largest} tokens.",
+            lambda f, o: same_work(f, o) and f.steps.num_mixed > f.steps.num_with_chunk / 2 and f.steps.largest == 256,
         ),
         Claim(
             "The longest time between two tokens of an answer was {f.longest_gap_ms:,.0f} ms, beside "
@@ -120,14 +120,14 @@ OVERLAP_ON = Recording(
     work.ENDING_EARLY,
     (
         Claim(
-            "{f.largest_batch} answers decoded together; {f.num_ahead} of {f.num_steps} steps were submitted before "
-            "the tokens of the step ahead of them were there.",
-            lambda f, o: same_work(f, o) and f.largest_batch == 8 and f.num_ahead > f.num_steps / 2,
+            "{f.steps.largest_batch} answers decoded together; {f.steps.num_ahead} of {f.steps.num} steps were "
+            "submitted before the tokens of the step ahead of them were there.",
+            lambda f, o: same_work(f, o) and f.steps.largest_batch == 8 and f.steps.num_ahead > f.steps.num / 2,
         ),
         Claim(
-            "The device waits {f.idle_ms:.2f} ms between two steps in the median (without overlap {o.idle_ms:.2f} ms); "
-            "the price is {f.num_wasted} tokens for answers that had ended.",
-            lambda f, o: f.num_wasted > 0 and f.idle_ms < o.idle_ms,
+            "The device waits {f.steps.idle_ms:.2f} ms between two steps in the median (without overlap "
+            "{o.steps.idle_ms:.2f} ms); the price is {f.steps.num_wasted} tokens for answers that had ended.",
+            lambda f, o: f.steps.num_wasted > 0 and f.steps.idle_ms < o.steps.idle_ms,
         ),
     ),
     ("--num-pages", "2048", "--overlap"),
@@ -139,12 +139,12 @@ OVERLAP_OFF = Recording(
     (
         Claim(
             "The workload of `overlap_on`, and no step is submitted before the one ahead of it was taken over.",
-            lambda f, o: same_work(f, o) and f.num_ahead == 0,
+            lambda f, o: same_work(f, o) and f.steps.num_ahead == 0,
         ),
         Claim(
-            "The device waits {f.idle_ms:.2f} ms between two steps in the median, while the scheduler works; no token "
-            "is computed in vain.",
-            lambda f, o: f.num_wasted == 0 and f.idle_ms > o.idle_ms,
+            "The device waits {f.steps.idle_ms:.2f} ms between two steps in the median, while the scheduler works; no "
+            "token is computed in vain.",
+            lambda f, o: f.steps.num_wasted == 0 and f.steps.idle_ms > o.steps.idle_ms,
         ),
     ),
     ("--num-pages", "2048", "--no-overlap"),
@@ -160,8 +160,8 @@ WORKER_KILLED = Recording(
             lambda f, o: f.lost == {"detokenizer": -9} and f.trace.is_cut("detokenizer"),
         ),
         Claim(
-            "Every client gets an error at once (`{f.code}`), each request still has exactly one ending, and the other "
-            "processes end in order.",
+            "Every client gets an error at once (`{f.code}`), each request still has exactly one ending, and the "
+            "other processes end in order.",
             lambda f, o: (
                 len(f.lives) == 8
                 and f.codes.total() == 8

@@ -12,38 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from learnsgl.trace import events
-from learnsgl.trace.checks.base import ints
 from learnsgl.trace.life import RequestLife, requests
 from learnsgl.trace.reader import Entry, Trace
 from learnsgl.trace.verify import verify
+from recordings.steps import Steps
 
 LONG_TOKENS = 300
 """A prompt of so many tokens is a long one."""
-
-
-@dataclass
-class Step:
-    """One step of the scheduler.
-
-    Attributes:
-        chunks: from each request with a chunk of its prompt in the step to the chunk's tokens.
-        decodes: requests with one token of their answer in it.
-        num_wasted: tokens of it that were computed for requests that had ended.
-        submitted_ns, collected_ns: when it was handed to the device, and when its tokens were there.
-        device_ns: beginning of its forward pass and end of its sampling.
-    """
-
-    chunks: dict[int, int]
-    decodes: tuple[int, ...]
-    num_wasted: int = 0
-    submitted_ns: int = 0
-    collected_ns: int = 0
-    device_ns: tuple[int, int] = (0, 0)
-
-    @property
-    def ms(self) -> float:
-        """How long the device worked on it."""
-        return (self.device_ns[1] - self.device_ns[0]) / 1e6
 
 
 @dataclass
@@ -61,14 +36,14 @@ class Facts:
         codes: error codes that clients got.
         phases_ms: how long each part of the start-up took, by process and name.
         num_pages: pages of KV cache.
-        num_hot_evictions: evictions while requests ran.
+        num_hot_evictions: evictions while two requests or more held a row.
         num_told_tokens: generated tokens whose ids are in the trace.
         num_notes: what `verify` could not prove, for recorded reasons.
     """
 
     trace: Trace
     lives: list[RequestLife]
-    steps: dict[int, Step] = field(default_factory=dict)
+    steps: Steps = field(default_factory=Steps)
     kinds: Counter[str] = field(default_factory=Counter)
     blocked: Counter[str] = field(default_factory=Counter)
     num_evicted_pages: int = 0
@@ -121,61 +96,6 @@ class Facts:
         return sum(self.prompts)
 
     @property
-    def num_prefill_tokens(self) -> int:
-        """Tokens of prompts that were computed."""
-        return sum(sum(step.chunks.values()) for step in self.steps.values())
-
-    @property
-    def chunk_steps(self) -> list[Step]:
-        """Steps with a chunk of a prompt in them."""
-        return [step for step in self.steps.values() if step.chunks]
-
-    @property
-    def decode_steps(self) -> list[Step]:
-        """Steps of answers alone."""
-        return [step for step in self.steps.values() if not step.chunks]
-
-    @property
-    def num_steps(self) -> int:
-        """All steps."""
-        return len(self.steps)
-
-    @property
-    def largest_step(self) -> int:
-        """Most tokens in one step, of prompts and answers together."""
-        return max((sum(step.chunks.values()) + len(step.decodes) for step in self.steps.values()), default=0)
-
-    @property
-    def mixed_steps(self) -> list[Step]:
-        """Steps with both a chunk of a prompt and tokens of answers."""
-        return [step for step in self.chunk_steps if step.decodes]
-
-    @property
-    def num_chunk_steps(self) -> int:
-        """Steps with a chunk of a prompt in them."""
-        return len(self.chunk_steps)
-
-    @property
-    def num_mixed_steps(self) -> int:
-        """Steps with both a chunk of a prompt and tokens of answers."""
-        return len(self.mixed_steps)
-
-    @property
-    def largest_batch(self) -> int:
-        """Most requests that one step decoded."""
-        return max((len(step.decodes) for step in self.steps.values()), default=0)
-
-    @property
-    def largest_chunk(self) -> int:
-        """Most prompt tokens in one step."""
-        return max((sum(step.chunks.values()) for step in self.steps.values()), default=0)
-
-    @property
-    def most_chunks(self) -> int:
-        """In how many steps the prompt was computed that took most."""
-        return max(Counter(uid for step in self.chunk_steps for uid in step.chunks).values(), default=0)
-
-    @property
     def num_joined(self) -> int:
         """Requests that were admitted while the answer of another one was under way."""
         return sum(
@@ -183,29 +103,6 @@ class Facts:
                 for other in self.lives)
             for life in self.lives
         )  # fmt: skip
-
-    @property
-    def num_ahead(self) -> int:
-        """Steps that were handed to the device before the tokens of the step before them were there."""
-        pairs = zip(list(self.steps.values()), list(self.steps.values())[1:], strict=False)
-        return sum(after.submitted_ns < before.collected_ns for before, after in pairs if after.submitted_ns)
-
-    @property
-    def num_wasted(self) -> int:
-        """Tokens that were computed for requests that had ended."""
-        return sum(step.num_wasted for step in self.steps.values())
-
-    @property
-    def step_ms(self) -> float:
-        """Median time that the device took for a step of answers alone."""
-        return statistics.median(step.ms for step in self.decode_steps) if self.decode_steps else 0.0
-
-    @property
-    def idle_ms(self) -> float:
-        """Median time between two steps that follow each other, the second of answers alone, on the device."""
-        pairs = zip(list(self.steps.values()), list(self.steps.values())[1:], strict=False)
-        gaps = [after.device_ns[0] - before.device_ns[1] for before, after in pairs if not after.chunks]
-        return statistics.median(gaps) / 1e6 if gaps else 0.0
 
     @property
     def longest_gap_ms(self) -> float:
@@ -252,6 +149,11 @@ class Facts:
         ends = [life.ended_ns for life in self.lives if life.ended_ns is not None]
         return (max(ends) - min(starts)) / 1e9 if starts and ends else 0.0
 
+    def num_running_at(self, ns: int) -> int:
+        """Requests that held a row at a moment."""
+        admitted = [life for life in self.lives if life.admitted_ns is not None and life.admitted_ns <= ns]
+        return sum(life.released_ns is None or ns < life.released_ns for life in admitted)
+
 
 def read_facts(path: Path) -> Facts:
     """The facts of a packed recording."""
@@ -264,28 +166,13 @@ def read_facts(path: Path) -> Facts:
 
 
 def _take(facts: Facts, entry: Entry, event: Any) -> None:
+    facts.steps.take(event)
     match event:
-        case events.SchedStep():
-            runs = list(zip(ints(event.uids, "i8").tolist(), ints(event.lens, "i4").tolist(), strict=True))
-            decodes = tuple(uid for uid, _ in runs[event.num_prefill :])
-            facts.steps[event.step] = Step(dict(runs[: event.num_prefill]), decodes)
-        case events.BatchSubmitted() if event.step in facts.steps:
-            facts.steps[event.step].submitted_ns = event.ns
-        case events.BatchCollected() if event.step in facts.steps:
-            facts.steps[event.step].collected_ns = event.ns
-        case events.EngineForward() if event.step in facts.steps:
-            facts.steps[event.step].device_ns = event.forward_start_ns, event.sample_end_ns
-        case events.SchedCommitted() if event.step in facts.steps:
-            step = facts.steps[event.step]
-            step.num_wasted = list(event.kept[len(step.chunks) :]).count(0)
         case events.SchedBlocked():
             facts.blocked[event.reason] += 1
         case events.CacheEvicted():
             facts.num_evicted_pages += len(event.pages) // 4
-            facts.num_hot_evictions += any(
-                life.admitted_ns and life.admitted_ns < event.ns < (life.released_ns or event.ns)
-                for life in facts.lives
-            )
+            facts.num_hot_evictions += facts.num_running_at(event.ns) > 1
         case events.DetokText():
             facts.num_told_tokens += len(event.token_ids) // 4
         case events.ProcessLost():

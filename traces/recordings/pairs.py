@@ -12,9 +12,9 @@ CHUNK_64 = Recording(
     work.ONE_LONG_AMONG_SHORT,
     (
         Claim(
-            "Chunks of at most {f.largest_step} tokens a step: the prompt of {f.longest_prompt:,} tokens takes "
-            "{f.most_chunks} steps, with 512 it takes {o.most_chunks}.",
-            lambda f, o: same_work(f, o) and f.largest_step == 64 and f.most_chunks > 4 * o.most_chunks,
+            "Chunks of at most {f.steps.largest} tokens a step: the prompt of {f.longest_prompt:,} tokens takes "
+            "{f.steps.most_chunks} steps, with 512 it takes {o.steps.most_chunks}.",
+            lambda f, o: same_work(f, o) and f.steps.largest == 64 and f.steps.most_chunks > 4 * o.steps.most_chunks,
         ),
         Claim(
             "Answers beside it wait less for their next token ({f.longest_gap_ms:,.0f} ms at the most, with 512 "
@@ -31,9 +31,9 @@ CHUNK_512 = Recording(
     work.ONE_LONG_AMONG_SHORT,
     (
         Claim(
-            "The same with chunks of at most {f.largest_step} tokens a step: the prompt of {f.longest_prompt:,} tokens "
-            "takes {f.most_chunks} steps.",
-            lambda f, o: same_work(f, o) and f.largest_step == 512 and f.most_chunks <= 4,
+            "The same with chunks of at most {f.steps.largest} tokens a step: the prompt of {f.longest_prompt:,} "
+            "tokens takes {f.steps.most_chunks} steps.",
+            lambda f, o: same_work(f, o) and f.steps.largest == 512 and f.steps.most_chunks <= 4,
         ),
     ),
     ("--num-pages", "4096", "--policy", "mixed", "--max-prefill-length", "512"),
@@ -45,8 +45,8 @@ CACHE_RADIX = Recording(
     (
         Claim(
             "Five questions about one log: {f.num_cached_tokens:,} of {f.num_prompt_tokens:,} prompt tokens came from "
-            "the cache, {f.num_prefill_tokens:,} were computed.",
-            lambda f, o: same_work(f, o) and f.num_cached_tokens > f.num_prefill_tokens,
+            "the cache, {f.steps.num_prefill_tokens:,} were computed.",
+            lambda f, o: same_work(f, o) and f.num_cached_tokens > f.steps.num_prefill_tokens,
         ),
     ),
     ("--num-pages", "4096", "--cache-type", "radix"),
@@ -57,12 +57,12 @@ CACHE_NAIVE = Recording(
     work.SAME_LOG,
     (
         Claim(
-            "The same without sharing: all {f.num_prefill_tokens:,} prompt tokens were computed. The median time to "
-            "first token is {f.ttft_ms:,.0f} ms, with the radix cache {o.ttft_ms:,.0f} ms.",
+            "The same without sharing: all {f.steps.num_prefill_tokens:,} prompt tokens were computed. The median "
+            "time to first token is {f.ttft_ms:,.0f} ms, with the radix cache {o.ttft_ms:,.0f} ms.",
             lambda f, o: (
                 same_work(f, o)
                 and f.num_cached_tokens == 0
-                and f.num_prefill_tokens == f.num_prompt_tokens
+                and f.steps.num_prefill_tokens == f.num_prompt_tokens
                 and f.ttft_ms > o.ttft_ms
             ),
         ),
@@ -76,12 +76,12 @@ RUNNING_1 = Recording(
     (
         Claim(
             "Eight requests at once, one after the other: the others wait for a row of the table (`rows`). "
-            "{f.num_steps} steps in {f.span_s:.1f} s; with eight rows, {o.num_steps} steps in {o.span_s:.1f} s.",
+            "{f.steps.num} steps in {f.span_s:.1f} s; with eight rows, {o.steps.num} steps in {o.span_s:.1f} s.",
             lambda f, o: (
                 same_work(f, o)
-                and f.largest_batch == 1
+                and f.steps.largest_batch == 1
                 and f.blocked["rows"] > 0
-                and f.num_steps > 4 * o.num_steps
+                and f.steps.num > 4 * o.steps.num
                 and f.span_s > o.span_s
             ),
         ),
@@ -94,9 +94,9 @@ RUNNING_8 = Recording(
     work.EIGHT_AT_ONCE,
     (
         Claim(
-            "The same with eight rows: {f.largest_batch} answers in one step, which takes {f.step_ms:.0f} ms in the "
-            "median; a step of one takes {o.step_ms:.0f} ms.",
-            lambda f, o: same_work(f, o) and f.largest_batch == 8 and not f.blocked["rows"],
+            "The same with eight rows: {f.steps.largest_batch} answers in one step, which takes "
+            "{f.steps.decode_ms:.0f} ms in the median; a step of one takes {o.steps.decode_ms:.0f} ms.",
+            lambda f, o: same_work(f, o) and f.steps.largest_batch == 8 and not f.blocked["rows"],
         ),
     ),
     ("--num-pages", "4096", "--max-running-requests", "8"),
@@ -107,9 +107,9 @@ PAGES_SMALL = Recording(
     work.EIGHT_AT_ONCE,
     (
         Claim(
-            "Eight requests at once and only {f.num_pages} pages: requests wait for pages (`pages`, {f.blocked[pages]} "
-            "times), and at most {f.largest_batch} run at a time.",
-            lambda f, o: same_work(f, o) and f.blocked["pages"] > 0 and f.largest_batch < 8,
+            "Eight requests at once and only {f.num_pages} pages: requests wait for pages (`pages`, "
+            "{f.blocked[pages]} times), and at most {f.steps.largest_batch} run at a time.",
+            lambda f, o: same_work(f, o) and f.blocked["pages"] > 0 and f.steps.largest_batch < 8,
         ),
         Claim(
             "None is thrown out once it runs, since each was promised its pages; {f.num_evicted_pages} pages of the "
@@ -125,10 +125,10 @@ PAGES_LARGE = Recording(
     work.EIGHT_AT_ONCE,
     (
         Claim(
-            "The same with {f.num_pages:,} pages: {f.largest_batch} run at a time, nobody waits for pages, and nothing "
-            "is evicted.",
+            "The same with {f.num_pages:,} pages: {f.steps.largest_batch} run at a time, nobody waits for pages, and "
+            "nothing is evicted.",
             lambda f, o: (
-                same_work(f, o) and f.largest_batch == 8 and not f.blocked["pages"] and f.num_evicted_pages == 0
+                same_work(f, o) and f.steps.largest_batch == 8 and not f.blocked["pages"] and f.num_evicted_pages == 0
             ),
         ),
     ),

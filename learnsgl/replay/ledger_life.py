@@ -65,7 +65,7 @@ class Life:
         """From its first moment until it ended in the scheduler, or at most until `until_ns`."""
         chain = Chain(start_ns)
         if self._detail is Detail.MESSAGES:
-            self._to_scheduler(chain)
+            self._to_scheduler(chain, until_ns)
         else:
             self._to_scheduler_without_messages(chain)
         self._through_queue(chain, until_ns)
@@ -75,7 +75,7 @@ class Life:
             parts += self._activity.parts(self.req.key, chain.end_ns, min([*ended, until_ns]))
         return parts
 
-    def _to_scheduler(self, chain: Chain) -> None:
+    def _to_scheduler(self, chain: Chain, until_ns: int) -> None:
         tokenize, user = self.first("TokenizeMsg"), self.first("UserMsg")
         arrival = self.req.queued or self.req.refused
         if tokenize is None and user is None and arrival is None:
@@ -83,6 +83,9 @@ class Life:
         chain.to(None if tokenize is None else tokenize.sent.ns, Cause.HTTP)
         busy = self._activity.busy(self.tokenizer)
         received = None if tokenize is None else tokenize.received
+        if received is None and user is None and self.journey.tokenized is None and arrival is None:
+            chain.to(until_ns, Cause.TOKENIZER_MESSAGE)  # nobody has taken it from the socket
+            return
         chain.to(_ns(received), Cause.TOKENIZER_MESSAGE, busy=busy, wait=Cause.TOKENIZER_WAIT)
         failed = self._failed_tokenizing
         if failed is not None:  # when it began isn't recorded
@@ -97,8 +100,10 @@ class Life:
             return
         chain.to(user.sent.ns, Cause.TOKENIZE, busy=busy, wait=Cause.TOKENIZER_WAIT)
         loop = self._activity.busy(self._activity.history.scheduler)
-        if user.received is not None or arrival is not None:
-            chain.to(_ns(user.received), Cause.SCHEDULER_MESSAGE, busy=loop, wait=Cause.SCHEDULER_BUSY)
+        if user.received is None and arrival is None:
+            chain.to(until_ns, Cause.SCHEDULER_MESSAGE, busy=loop, wait=Cause.SCHEDULER_BUSY)
+            return
+        chain.to(_ns(user.received), Cause.SCHEDULER_MESSAGE, busy=loop, wait=Cause.SCHEDULER_BUSY)
         if arrival is not None:
             chain.to(arrival.ns, Cause.SCHEDULER_BUSY)
 

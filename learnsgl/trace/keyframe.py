@@ -28,9 +28,9 @@ SHARE = 8
 NUMBERS_AN_EVENT = 16
 """How many numbers an event holds, roughly."""
 
-MAX_EVENTS = 16_000
+MAX_EVENTS = 12_000
 """Most events between two keyframes, so that a reader never folds more of them to get anywhere: 0.3 s. At 256 requests
-and 10 ms a step these are 8 s or more, of which the keyframe's 9 ms are 0.1%; it adds a quarter to the file."""
+and 10 ms a step these are 6 s or more, of which the keyframe's 9 ms are 0.15%; it adds a third to the file."""
 
 MIN_ITERATIONS = 64
 """Fewest iterations between two keyframes, however small the state."""

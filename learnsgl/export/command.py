@@ -43,6 +43,7 @@ def run_export(trace: Trace, args: argparse.Namespace) -> int:
             raise OptionError(f"--out is -, and {chosen} isn't text; name a file, or choose {texts}")
         try:
             export_trace(trace, chosen, sys.stdout.buffer, **options)
+            _tell_unknown(trace)
         except BrokenPipeError:  # whoever reads has seen enough, as with `| head`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -50,10 +51,15 @@ def run_export(trace: Trace, args: argparse.Namespace) -> int:
     with _bar(trace) as progress:
         num_bytes = export_trace(trace, chosen, path, progress=progress, **options)
     print(f"{path}: {trace.num_events:,} events as {chosen}, {num_bytes:,} bytes")
+    _tell_unknown(trace)
+    return 0
+
+
+def _tell_unknown(trace: Trace) -> None:
     if trace.unknown:
         kinds = ", ".join(sorted(trace.unknown))
-        print(f"note: {trace.unknown.total():,} events of kinds that this version doesn't know: {kinds}")
-    return 0
+        count = trace.unknown.total()
+        print(f"note: {count:,} events are of kinds that this version doesn't know: {kinds}", file=sys.stderr)
 
 
 @contextlib.contextmanager

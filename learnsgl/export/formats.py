@@ -117,7 +117,9 @@ def _checked_format(format: str) -> ExportFormat:
 
 
 def _need_library(format: ExportFormat) -> None:
-    module, package = _LIBRARIES.get(format, ("learnsgl", "learnsgl"))
+    if format not in _LIBRARIES:
+        return
+    module, package = _LIBRARIES[format]
     try:
         is_there = find_spec(module) is not None
     except ModuleNotFoundError:  # the package around it is missing too

@@ -75,7 +75,8 @@ def writing(target: Target, *, force: bool = False) -> Iterator[Counted]:
     except OSError as error:
         raise FolderError(f"{target}: can't be written: {error.strerror or error}") from error
     finally:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # there is none when all went well
+            part.unlink()
 
 
 def refuse_existing(target: Path, *, force: bool) -> None:

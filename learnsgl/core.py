@@ -18,13 +18,17 @@ Int32Array = npt.NDArray[np.int32]
 
 MAX_SEED = 2**63 - 1
 MAX_STOP_STRINGS = 16
+MAX_STOP_TOKENS = 256
+MAX_BIASED_TOKENS = 1024
+MAX_CHOICES = 128
+MAX_TOP_LOGPROBS = 20
 
 
 class FinishReason(StrEnum):
     """Why a request ended. Every request ends exactly once, with exactly one of these."""
 
     STOP = "stop"
-    """The model gave an end-of-sequence token, or the text reached a stop string."""
+    """The model gave an end-of-sequence token or a stop token, or the text reached a stop string."""
     LENGTH = "length"
     """`max_tokens` was reached, or the model's context was full."""
     ABORT = "abort"
@@ -33,8 +37,24 @@ class FinishReason(StrEnum):
     """The request could not be served; the client was given a status and a message."""
 
 
+_RANGES: dict[str, tuple[float, float]] = {
+    "temperature": (0.0, 100.0),
+    "min_p": (0.0, 1.0),
+    "frequency_penalty": (-2.0, 2.0),
+    "presence_penalty": (-2.0, 2.0),
+    "repetition_penalty": (0.01, 100.0),
+    "n": (1, MAX_CHOICES),
+    "logprobs": (0, MAX_TOP_LOGPROBS),
+    "prompt_logprobs": (0, MAX_TOP_LOGPROBS),
+}
+"""Least and greatest value of each field that needs no more than that; `None` is outside of any range, and allowed."""
+
+
 class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True):
     """How the tokens of one request are chosen, and when to stop.
+
+    Logits are first changed token by token (`logit_bias`, then the repetition penalty, then the other two), then
+    divided by the temperature; then top-k, top-p and min-p each rule out tokens that the one before has left.
 
     Raises:
         ValueError: a value is out of its range; the message names the field, the value and the range.
@@ -54,28 +74,76 @@ class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True):
     """Text at which generation ends; it isn't part of the answer."""
     ignore_eos: bool = False
     """Go on after an end-of-sequence token (for benchmarks)."""
+    min_p: float = 0.0
+    """Keep only tokens at least this many times as probable as the likeliest one. Range 0 to 1."""
+    stop_token_ids: tuple[int, ...] = ()
+    """Tokens that end the answer as an end-of-sequence token does; they give no text."""
+    min_tokens: int = 0
+    """Tokens that are generated before an end-of-sequence token, a stop token or a stop string can end the answer."""
+    frequency_penalty: float = 0.0
+    """Taken off a token's logit for each time that it was generated before. Range -2 to 2."""
+    presence_penalty: float = 0.0
+    """Taken off a token's logit once it was generated. Range -2 to 2."""
+    repetition_penalty: float = 1.0
+    """Divides the positive and multiplies the negative logits of tokens in the prompt or the answer so far. Range 0.01
+    to 100. Source: CTRL, Keskar et al. (2019), section 4.1."""
+    logit_bias: dict[int, float] = {}
+    """Added to the logits of these tokens, -100 to 100 each."""
+    n: int = 1
+    """Answers to the one prompt, each with random numbers of its own."""
+    logprobs: int | None = None
+    """Give the log-probability of each generated token, and of so many of the likeliest tokens at its place. They are
+    the model's own: before bias, penalties, temperature and filters."""
+    prompt_logprobs: int | None = None
+    """The same for the prompt's tokens, of which the first has none; then no cached prefix can be used."""
 
     def __post_init__(self) -> None:
         """Check every range, so that an impossible value never travels further."""
-        if not 0.0 <= self.temperature <= 100.0:  # also false for NaN
-            raise ValueError(f"temperature is {self.temperature}; it must be between 0 and 100")
+        for name, (least, greatest) in _RANGES.items():
+            value = getattr(self, name)
+            if value is not None and not least <= value <= greatest:  # also true for NaN
+                raise ValueError(f"{name} is {value}; it must be between {least:g} and {greatest:g}")
         if self.top_k is not None and self.top_k < 1:
             raise ValueError(f"top_k is {self.top_k}; it must be at least 1, or left out to keep every token")
         if not 0.0 < self.top_p <= 1.0:
             raise ValueError(f"top_p is {self.top_p}; it must be above 0 and at most 1")
         if self.seed is not None and not -MAX_SEED - 1 <= self.seed <= MAX_SEED:
             raise ValueError(f"seed is {self.seed}; it must fit in a signed 64-bit integer")
+        self._check_lengths()
+        self._check_lists()
+
+    def _check_lengths(self) -> None:
         if self.max_tokens is not None and self.max_tokens < 1:
             raise ValueError(f"max_tokens is {self.max_tokens}; it must be at least 1")
+        if self.min_tokens < 0:
+            raise ValueError(f"min_tokens is {self.min_tokens}; it must be at least 0")
+        if self.max_tokens is not None and self.min_tokens > self.max_tokens:
+            raise ValueError(f"min_tokens is {self.min_tokens}, more than max_tokens, which is {self.max_tokens}")
+
+    def _check_lists(self) -> None:
         if len(self.stop) > MAX_STOP_STRINGS:
             raise ValueError(f"stop has {len(self.stop)} strings; at most {MAX_STOP_STRINGS} are allowed")
         if any(not text for text in self.stop):
             raise ValueError("stop holds an empty string; every stop string needs at least one character")
+        if len(self.stop_token_ids) > MAX_STOP_TOKENS:
+            raise ValueError(
+                f"stop_token_ids has {len(self.stop_token_ids)} ids; at most {MAX_STOP_TOKENS} are allowed"
+            )
+        if len(self.logit_bias) > MAX_BIASED_TOKENS:
+            raise ValueError(f"logit_bias has {len(self.logit_bias)} tokens; at most {MAX_BIASED_TOKENS} are allowed")
+        for token, bias in self.logit_bias.items():
+            if not -100.0 <= bias <= 100.0:
+                raise ValueError(f"logit_bias of token {token} is {bias}; it must be between -100 and 100")
 
     @property
     def is_greedy(self) -> bool:
         """Whether the likeliest token is always taken."""
         return self.temperature == 0.0 or self.top_k == 1
+
+    @property
+    def has_penalties(self) -> bool:
+        """Whether what was generated before changes a token's logit."""
+        return self.repetition_penalty != 1.0 or self.frequency_penalty != 0.0 or self.presence_penalty != 0.0
 
 
 class ReqKey(NamedTuple):

@@ -17,7 +17,8 @@ from typing import Any
 from learnsgl.core import SamplingParams
 from learnsgl.errors import OptionError, RequestError, UsageError
 from learnsgl.offline.prompts import Prompt
-from learnsgl.server.parse import NewRequest, parse_chat, parse_completion
+from learnsgl.server.new_request import NewPrompt
+from learnsgl.server.parse import parse_chat, parse_completion
 
 STDIN = "-"
 _JSON_SUFFIXES = (".jsonl", ".ndjson")
@@ -138,16 +139,21 @@ def _json_item(line: str, args: argparse.Namespace, sampling: SamplingParams) ->
     name = fields.pop("id", None)
     if args.chat and isinstance(fields.get("prompt"), str):
         fields["messages"] = _chat(fields.pop("prompt"), args.system)
-    request = _parse(_defaults(sampling) | fields, args.served_model_name or args.model)
-    prompt: Any = request.messages or request.text or request.input_ids
+    asked = _parse(_defaults(sampling) | fields, args.served_model_name or args.model)
+    prompt: Any = asked.messages or asked.text or asked.input_ids
     if not prompt:
         raise RequestError("prompt is empty; it needs at least one character or token id")
-    return Item(prompt, request.sampling, _shown(request), name)
+    return Item(prompt, asked.sampling, _shown(asked), name)
 
 
-def _parse(fields: dict[str, Any], model: str) -> NewRequest:
+def _parse(fields: dict[str, Any], model: str) -> NewPrompt:
     body = json.dumps({"model": model} | fields).encode()
-    return parse_chat(body, model) if "messages" in fields else parse_completion(body, model)
+    request = parse_chat(body, model) if "messages" in fields else parse_completion(body, model)
+    if len(request.prompts) > 1:
+        raise RequestError(f"prompt holds {len(request.prompts)} prompts; give each a line of its own")
+    if request.echo:
+        raise RequestError("has echo, and the result holds the prompt anyway; leave it out")
+    return request.prompts[0]
 
 
 def _defaults(sampling: SamplingParams) -> dict[str, Any]:
@@ -158,7 +164,7 @@ def _defaults(sampling: SamplingParams) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _shown(request: NewRequest) -> str:
+def _shown(request: NewPrompt) -> str:
     if request.text is not None:
         return request.text
     if request.messages is not None:

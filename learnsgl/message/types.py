@@ -26,6 +26,8 @@ class TokenizeMsg(msgspec.Struct, tag="TokenizeMsg", tag_field="type", omit_defa
     input_ids: list[int] | None = None
     messages: list[dict[str, Any]] | None = None
     """A chat; the tokenizer renders it with the model's chat template."""
+    echo: bool = False
+    """The answer begins with the prompt; where that came as token ids, its text is wanted."""
 
 
 class AbortMsg(msgspec.Struct, tag="AbortMsg", tag_field="type", omit_defaults=True):
@@ -46,6 +48,8 @@ class UserMsg(msgspec.Struct, tag="UserMsg", tag_field="type", omit_defaults=Tru
     input_ids: bytes
     """int32 [prompt_len]."""
     sampling: SamplingParams
+    wants_prompt: bool = False
+    """The detokenizer is to give the prompt's text."""
 
 
 class Accepted(msgspec.Struct, omit_defaults=True):
@@ -56,6 +60,8 @@ class Accepted(msgspec.Struct, omit_defaults=True):
     num_prompt_tokens: int
     stop: tuple[str, ...] = ()
     """The request's stop strings, for the detokenizer."""
+    prompt_ids: bytes = b""
+    """int32 [num_prompt_tokens] for the first choice, where the prompt's text is wanted."""
 
 
 class ErrorInfo(msgspec.Struct, omit_defaults=True):
@@ -110,6 +116,8 @@ class Delta(msgspec.Struct, omit_defaults=True):
     text: str = ""
     num_tokens: int = 0
     """Generated tokens that this delta brings (their text may still be held back)."""
+    prompt_text: str | None = None
+    """The prompt's text, where it was asked for; with the acceptance of the first choice."""
     ending: Ending | None = None
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from learnsgl.config import SchedulerConfig
-from learnsgl.core import FinishReason, SamplingParams
+from learnsgl.core import FinishReason, ReqKey, SamplingParams
 from learnsgl.errors import EngineError, ServingError
 from learnsgl.message.types import AbortMsg, Delta, DetokenizeMsg, ErrorInfo, Message, TokenizeMsg, UserMsg, UserReply
 from learnsgl.offline.interrupts import uninterrupted
@@ -231,7 +231,7 @@ class Pipeline:
     def _deliver_one(self, live: LiveCompletion, delta: Delta, now_ns: int) -> None:
         live.add(delta, now_ns)
         if delta.text and live.streamed:
-            self._trace.streamed(live.uid, len(delta.text.encode()))
+            self._trace.streamed(ReqKey(delta.uid, delta.choice), len(delta.text.encode()))
         ending = delta.ending
         if ending is None:
             return

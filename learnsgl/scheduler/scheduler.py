@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from learnsgl.config import SchedulerConfig
 from learnsgl.core import FinishReason, Int32Array, Req, ReqKey, Stage
-from learnsgl.errors import ContextLengthError, RequestError
+from learnsgl.errors import RequestError
 from learnsgl.kvcache.allocator import PageAllocator
 from learnsgl.kvcache.base import PrefixCache
 from learnsgl.kvcache.naive import NaiveCache
@@ -29,6 +29,7 @@ from learnsgl.kvcache.radix import RadixCache
 from learnsgl.message.types import AbortMsg, Accepted, DetokenizeMsg, Ending, ErrorInfo, UserMsg
 from learnsgl.scheduler.decode import decodable_rows
 from learnsgl.scheduler.executor import Executor, Step, StepResult, Ticket
+from learnsgl.scheduler.intake import check_request
 from learnsgl.scheduler.live_state import LiveState
 from learnsgl.scheduler.policy import make_policy
 from learnsgl.scheduler.prefill import Admitted, PrefillManager, Run
@@ -108,40 +109,36 @@ class Scheduler:
                 self._enqueue(message)
 
     def _enqueue(self, message: UserMsg) -> None:
-        """Put a request at the end of the queue, or refuse it."""
-        prompt_ids: Int32Array = np.frombuffer(message.input_ids, dtype="<i4").astype(np.int32)
-        key = ReqKey(message.uid)
+        """Put each choice of a request at the end of the queue, or refuse them all."""
+        prompt: Int32Array = np.frombuffer(message.input_ids, dtype="<i4").astype(np.int32)
+        sampling, info = message.sampling, self._executor.info
+        keys = [ReqKey(message.uid, choice) for choice in range(sampling.n)]
         try:
-            self._check_prompt(key, prompt_ids)
+            if any(key in self.prefill.queue or key in self.running.rows for key in keys):
+                raise RequestError(
+                    f"request id {message.uid} is in use; ids are never used twice", code="invalid_request_id"
+                )
+            check_request(prompt, sampling, info)
         except RequestError as error:
-            self.journal.refused(key.uid, key.choice, error.code, len(prompt_ids))
-            info = ErrorInfo(str(error), error.status, error.code, error.param)
-            self._outbox.endings.append(Ending(key.uid, key.choice, FinishReason.ERROR, len(prompt_ids), error=info))
+            self._refuse(keys, len(prompt), error)
             return
-        max_model_len = self._executor.info.max_model_len
-        max_tokens = message.sampling.max_tokens
-        limit_len = max_model_len if max_tokens is None else min(len(prompt_ids) + max_tokens, max_model_len)
-        req = Req(key, prompt_ids, message.sampling, limit_len, order=self._num_arrived)
-        self._num_arrived += 1
-        self.prefill.queue[key] = req
-        digest = self.journal.content_digest(prompt_ids) if self.journal.full else None
-        self.journal.queued(key, req.order, req.prompt_len, limit_len, digest)
-        self._outbox.accepted.append(Accepted(key.uid, key.choice, req.prompt_len, message.sampling.stop))
+        limit_len = info.max_model_len
+        if sampling.max_tokens is not None:
+            limit_len = min(len(prompt) + sampling.max_tokens, limit_len)
+        digest = self.journal.content_digest(prompt) if self.journal.full else None
+        for key in keys:
+            req = Req(key, prompt, sampling, limit_len, order=self._num_arrived)
+            self._num_arrived += 1
+            self.prefill.queue[key] = req
+            self.journal.queued(key, req.order, req.prompt_len, limit_len, digest)
+            prompt_ids = message.input_ids if message.wants_prompt and key.choice == 0 else b""
+            self._outbox.accepted.append(Accepted(*key, req.prompt_len, sampling.stop, prompt_ids))
 
-    def _check_prompt(self, key: ReqKey, prompt_ids: Int32Array) -> None:
-        info = self._executor.info
-        if key in self.prefill.queue or key in self.running.rows:
-            raise RequestError(f"request id {key.uid} is in use; ids are never used twice", code="invalid_request_id")
-        if len(prompt_ids) == 0:
-            raise RequestError("the prompt is empty; it needs at least one token", param="prompt")
-        if len(prompt_ids) >= info.max_model_len:
-            raise ContextLengthError(len(prompt_ids), info.max_model_len)
-        low, high = int(prompt_ids.min()), int(prompt_ids.max())
-        if low < 0 or high >= info.vocab_size:
-            given = low if low < 0 else high
-            raise RequestError(
-                f"token id {given} isn't in the vocabulary; ids go from 0 to {info.vocab_size - 1}", param="prompt"
-            )
+    def _refuse(self, keys: Sequence[ReqKey], prompt_len: int, error: RequestError) -> None:
+        info = ErrorInfo(str(error), error.status, error.code, error.param)
+        for key in keys:
+            self.journal.refused(*key, error.code, prompt_len)
+            self._outbox.endings.append(Ending(*key, FinishReason.ERROR, prompt_len, error=info))
 
     def _abort(self, message: AbortMsg) -> None:
         """End a request, or every choice of it, wherever it stands. One that has ended already is left alone."""

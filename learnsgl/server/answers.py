@@ -1,33 +1,34 @@
-"""What clients get: the bodies and the stream chunks of the OpenAI routes and of SGLang's `/generate`.
+"""What clients of the OpenAI routes get: bodies and chunks.
 
-`api_server.py` fills these forms with the text and the ending that the workers give.
+`streams.py` and `api_server.py` fill these forms with what the workers give; those of SGLang's `/generate` are in
+`generate_answer.py`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
 from learnsgl.message.types import Ending
-
-STREAM_END = b"data: [DONE]\n\n"
+from learnsgl.server.live import LiveRequest, Piece
+from learnsgl.server.sse import Chunk, sse
 
 _encode = msgspec.json.Encoder().encode
 
 
-def sse(body: bytes) -> bytes:
-    """One server-sent event."""
-    return b"data: " + body + b"\n\n"
-
-
-def usage_of(ending: Ending) -> dict[str, Any]:
-    """OpenAI's `usage`."""
+def usage_of(live: LiveRequest) -> dict[str, Any]:
+    """OpenAI's `usage`: each prompt counts once, and every choice's tokens do."""
+    endings = [choice.ending for choice in live.choices if choice.ending is not None]
+    firsts = [ending for ending in endings if ending.choice == 0]
+    num_prompt = sum(ending.num_prompt_tokens for ending in firsts)
+    num_generated = sum(ending.num_generated_tokens for ending in endings)
     return {
-        "prompt_tokens": ending.num_prompt_tokens,
-        "completion_tokens": ending.num_generated_tokens,
-        "total_tokens": ending.num_prompt_tokens + ending.num_generated_tokens,
-        "prompt_tokens_details": {"cached_tokens": ending.num_cached_tokens},
+        "prompt_tokens": num_prompt,
+        "completion_tokens": num_generated,
+        "total_tokens": num_prompt + num_generated,
+        "prompt_tokens_details": {"cached_tokens": sum(ending.num_cached_tokens for ending in firsts)},
     }
 
 
@@ -35,109 +36,95 @@ class ChatAnswer:
     """The form of one answer of `/v1/chat/completions`.
 
     Args:
+        live: the request that it answers.
         request_id: the answer's id, the same in all its chunks.
         created: when the request came, in seconds since 1970.
         model: name of the model.
-        include_usage: whether the stream carries the usage.
     """
 
-    def __init__(self, request_id: str, created: int, model: str, include_usage: bool) -> None:
+    def __init__(self, live: LiveRequest, request_id: str, created: int, model: str) -> None:
+        self._live = live
         self._head = {"id": f"chatcmpl-{request_id}", "created": created, "model": model}
-        self._include_usage = include_usage
+        self._include_usage = live.request.include_usage
 
-    def opening(self) -> bytes:
-        """The first chunk, which says who speaks."""
-        return self._chunk({"role": "assistant", "content": ""}, None)
+    def opening(self, index: int) -> Chunk:
+        """The first chunk of a choice, which says who speaks."""
+        return self._chunk(index, {"role": "assistant", "content": ""}, None)
 
-    def content(self, text: str) -> bytes:
+    def content(self, piece: Piece) -> Chunk:
         """A chunk with new text."""
-        return self._chunk({"content": text}, None)
+        return self._chunk(piece.index, {"content": piece.text}, None)
 
-    def closing(self, ending: Ending) -> bytes:
-        """The chunk that says why it ended."""
-        return self._chunk({}, ending.reason.value)
+    def closing(self, index: int, ending: Ending) -> Chunk:
+        """The chunk that says why a choice ended."""
+        return self._chunk(index, {}, ending)
 
-    def usage(self, ending: Ending) -> bytes | None:
+    def usage(self) -> Chunk | None:
         """The chunk with the usage, where the client asked for it."""
         if not self._include_usage:
             return None
-        body = self._head | {"object": "chat.completion.chunk", "choices": [], "usage": usage_of(ending)}
-        return sse(_encode(body))
+        usage = usage_of(self._live)
+        return Chunk(sse(_encode(self._head | {"object": "chat.completion.chunk", "choices": [], "usage": usage})))
 
-    def whole(self, text: str, ending: Ending) -> bytes:
+    def whole(self, pieces: Sequence[Piece]) -> bytes:
         """The body of an answer that isn't streamed."""
-        message = {"role": "assistant", "content": text, "refusal": None}
-        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": ending.reason.value}
-        return _encode(self._head | {"object": "chat.completion", "choices": [choice], "usage": usage_of(ending)})
+        choices = [
+            {
+                "index": piece.index,
+                "message": {"role": "assistant", "content": piece.text, "refusal": None},
+                "logprobs": None,
+                **_end_of(piece.ending),
+            }
+            for piece in pieces
+        ]
+        body = {"object": "chat.completion", "choices": choices, "usage": usage_of(self._live)}
+        return _encode(self._head | body)
 
-    def _chunk(self, delta: dict[str, str], finish_reason: str | None) -> bytes:
-        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+    def _chunk(self, index: int, delta: dict[str, str], ending: Ending | None) -> Chunk:
+        choice = {"index": index, "delta": delta, "logprobs": None, **_end_of(ending)}
         body: dict[str, Any] = self._head | {"object": "chat.completion.chunk", "choices": [choice]}
         if self._include_usage:
             body["usage"] = None
-        return sse(_encode(body))
+        return Chunk(sse(_encode(body)), index)
 
 
 class CompletionAnswer:
     """The form of one answer of `/v1/completions`; the arguments are those of `ChatAnswer`."""
 
-    def __init__(self, request_id: str, created: int, model: str, include_usage: bool) -> None:
+    def __init__(self, live: LiveRequest, request_id: str, created: int, model: str) -> None:
+        self._live = live
         self._head = {"id": f"cmpl-{request_id}", "object": "text_completion", "created": created, "model": model}
-        self._include_usage = include_usage
+        self._include_usage = live.request.include_usage
 
-    def content(self, text: str) -> bytes:
+    def content(self, piece: Piece) -> Chunk:
         """A chunk with new text."""
-        return self._chunk(text, None)
+        return self._chunk(piece, None)
 
-    def closing(self, ending: Ending) -> bytes:
-        """The chunk that says why it ended."""
-        return self._chunk("", ending.reason.value)
+    def closing(self, index: int, ending: Ending) -> Chunk:
+        """The chunk that says why a choice ended."""
+        return self._chunk(Piece(index, ""), ending)
 
-    def usage(self, ending: Ending) -> bytes | None:
+    def usage(self) -> Chunk | None:
         """The chunk with the usage, where the client asked for it."""
-        return sse(_encode(self._head | {"choices": [], "usage": usage_of(ending)})) if self._include_usage else None
+        if not self._include_usage:
+            return None
+        return Chunk(sse(_encode(self._head | {"choices": [], "usage": usage_of(self._live)})))
 
-    def whole(self, text: str, ending: Ending) -> bytes:
+    def whole(self, pieces: Sequence[Piece]) -> bytes:
         """The body of an answer that isn't streamed."""
-        choice = {"index": 0, "text": text, "logprobs": None, "finish_reason": ending.reason.value}
-        return _encode(self._head | {"choices": [choice], "usage": usage_of(ending)})
+        choices = [self._choice(piece, piece.ending) for piece in pieces]
+        return _encode(self._head | {"choices": choices, "usage": usage_of(self._live)})
 
-    def _chunk(self, text: str, finish_reason: str | None) -> bytes:
-        choice = {"index": 0, "text": text, "logprobs": None, "finish_reason": finish_reason}
-        body: dict[str, Any] = self._head | {"choices": [choice]}
+    def _choice(self, piece: Piece, ending: Ending | None) -> dict[str, Any]:
+        return {"index": piece.index, "text": piece.text, "logprobs": None, **_end_of(ending)}
+
+    def _chunk(self, piece: Piece, ending: Ending | None) -> Chunk:
+        body: dict[str, Any] = self._head | {"choices": [self._choice(piece, ending)]}
         if self._include_usage:
             body["usage"] = None
-        return sse(_encode(body))
+        return Chunk(sse(_encode(body)), piece.index)
 
 
-class GenerateAnswer:
-    """The form of one answer of `/generate`. As in SGLang, each event of a stream holds all of the text so far.
-
-    Args:
-        request_id: the answer's id.
-    """
-
-    def __init__(self, request_id: str) -> None:
-        self._id = request_id
-
-    def so_far(self, text: str) -> bytes:
-        """An event while the answer grows."""
-        return sse(_encode({"text": text, "meta_info": {"id": self._id, "finish_reason": None}}))
-
-    def closing(self, text: str, ending: Ending) -> bytes:
-        """The last event."""
-        return sse(self.whole(text, ending))
-
-    def whole(self, text: str, ending: Ending) -> bytes:
-        """The body of an answer that isn't streamed."""
-        reason: dict[str, Any] = {"type": ending.reason.value}
-        if ending.reason.value == "length":
-            reason["length"] = ending.num_generated_tokens
-        meta = {
-            "id": self._id,
-            "finish_reason": reason,
-            "prompt_tokens": ending.num_prompt_tokens,
-            "completion_tokens": ending.num_generated_tokens,
-            "cached_tokens": ending.num_cached_tokens,
-        }
-        return _encode({"text": text, "meta_info": meta})
+def _end_of(ending: Ending | None) -> dict[str, Any]:
+    """The fields that say why a choice ended."""
+    return {"finish_reason": None if ending is None else ending.reason.value}

@@ -7,7 +7,7 @@ submits the request, and returns an answer that is written while the workers pro
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,11 +16,16 @@ from fastapi import FastAPI, Request
 from starlette.responses import Response
 
 from learnsgl.errors import RequestError
-from learnsgl.server.answers import STREAM_END, ChatAnswer, CompletionAnswer, GenerateAnswer, sse
+from learnsgl.server.answers import ChatAnswer, CompletionAnswer
+from learnsgl.server.generate_answer import GenerateAnswer
 from learnsgl.server.http_errors import CLIENT_GONE_STATUS, add_error_handlers, error_body, error_response, route_of
-from learnsgl.server.parse import NewRequest, parse_chat, parse_completion, parse_generate
-from learnsgl.server.requests import LiveRequest, RequestFailed, RequestHub
-from learnsgl.server.sse import ClientLeft, EventStream, WholeAnswer, unless_client_leaves
+from learnsgl.server.live import LiveRequest, Piece, RequestFailed
+from learnsgl.server.new_request import NewRequest
+from learnsgl.server.parse import check_model, parse_chat, parse_completion
+from learnsgl.server.parse_generate import parse_generate
+from learnsgl.server.requests import RequestHub
+from learnsgl.server.sse import Chunk, ClientLeft, EventStream, WholeAnswer, unless_client_leaves
+from learnsgl.server.streams import stream_chat_completions, stream_completions, stream_generate
 
 MAX_BODY_BYTES = 8 << 20
 """Longest body of a request. Its token ids, at most 4 bytes for each of these, fit into one ZMQ message."""
@@ -32,21 +37,25 @@ class ModelCard:
 
     Attributes:
         name: what clients call the model.
+        root: what the server was told to load.
         max_model_len: most tokens of one request, prompt and output.
         created: when the server started, in seconds since 1970.
     """
 
     name: str
+    root: str
     max_model_len: int
     created: int
 
     def to_json(self) -> dict[str, Any]:
-        """OpenAI's model object, and the context's length as in vLLM."""
+        """OpenAI's model object, with vLLM's `root` and length of the context."""
         return {
             "id": self.name,
             "object": "model",
             "created": self.created,
             "owned_by": "learnsgl",
+            "root": self.root,
+            "parent": None,
             "max_model_len": self.max_model_len,
         }
 
@@ -82,19 +91,19 @@ class Routes:
     async def chat_completions(self, request: Request) -> Response:
         """`POST /v1/chat/completions`."""
         live = self._submit(request, parse_chat(await read_body(request), self._model.name))
-        form = ChatAnswer(self._id(live), _now_s(), self._model.name, live.request.include_usage)
+        form = ChatAnswer(live, self._id(live), _now_s(), self._model.name)
         return await self._answer(request, live, form.whole, stream_chat_completions(live, form))
 
     async def completions(self, request: Request) -> Response:
         """`POST /v1/completions`."""
         live = self._submit(request, parse_completion(await read_body(request), self._model.name))
-        form = CompletionAnswer(self._id(live), _now_s(), self._model.name, live.request.include_usage)
+        form = CompletionAnswer(live, self._id(live), _now_s(), self._model.name)
         return await self._answer(request, live, form.whole, stream_completions(live, form))
 
     async def generate(self, request: Request) -> Response:
         """`POST /generate`."""
         live = self._submit(request, parse_generate(await read_body(request)))
-        form = GenerateAnswer(self._id(live))
+        form = GenerateAnswer(live, self._id(live))
         return await self._answer(request, live, form.whole, stream_generate(live, form))
 
     async def models(self, request: Request) -> Response:
@@ -102,14 +111,8 @@ class Routes:
         return _json({"object": "list", "data": [self._model.to_json()]})
 
     async def model(self, request: Request, model_id: str) -> Response:
-        """`GET /v1/models/{id}`."""
-        if model_id != self._model.name:
-            raise RequestError(
-                f"the model {model_id!r} does not exist; this server has {self._model.name!r}",
-                status=404,
-                code="model_not_found",
-                param="model",
-            )
+        """`GET /v1/models/{id}`; an id may hold slashes."""
+        check_model(model_id, self._model.name)
         return _json(self._model.to_json())
 
     async def health(self, request: Request) -> Response:
@@ -125,66 +128,21 @@ class Routes:
         return f"{self._run_id}-{live.uid}"
 
     async def _answer(
-        self, request: Request, live: LiveRequest, whole: Callable[..., bytes], chunks: AsyncIterator[bytes]
-    ) -> Response:
+        self, request: Request, live: LiveRequest, whole: Callable[[Sequence[Piece]], bytes],
+        chunks: AsyncIterator[Chunk],
+    ) -> Response:  # fmt: skip
         """The answer to a submitted request. A stream begins only when the scheduler has accepted the request."""
         hub = self._hub
         try:
             if live.request.stream:
                 await unless_client_leaves(live.wait_accepted(), request.receive, live, hub)
                 return EventStream(chunks, live, hub)
-            text, ending = await unless_client_leaves(live.whole(), request.receive, live, hub)
+            pieces = await unless_client_leaves(live.whole(), request.receive, live, hub)
         except RequestFailed as failure:
             return WholeAnswer(error_body(failure.info), live, hub, failure.info.status)
         except ClientLeft:
             return Response(status_code=CLIENT_GONE_STATUS)
-        return WholeAnswer(whole(text, ending), live, hub)
-
-
-async def stream_chat_completions(live: LiveRequest, form: ChatAnswer) -> AsyncIterator[bytes]:
-    """The events of a streamed chat: who speaks, the text as it comes, why it ended, the usage, and the end mark."""
-    yield form.opening()
-    try:
-        async for text, ending in live.deltas():
-            if text:
-                yield form.content(text)
-            if ending is not None:
-                yield form.closing(ending)
-                if usage := form.usage(ending):
-                    yield usage
-    except RequestFailed as failure:
-        yield sse(error_body(failure.info))
-        return  # without the end mark, which would say that the answer is whole
-    yield STREAM_END
-
-
-async def stream_completions(live: LiveRequest, form: CompletionAnswer) -> AsyncIterator[bytes]:
-    """The events of a streamed completion: the text as it comes, why it ended, the usage, and the end mark."""
-    try:
-        async for text, ending in live.deltas():
-            if text:
-                yield form.content(text)
-            if ending is not None:
-                yield form.closing(ending)
-                if usage := form.usage(ending):
-                    yield usage
-    except RequestFailed as failure:
-        yield sse(error_body(failure.info))
-        return
-    yield STREAM_END
-
-
-async def stream_generate(live: LiveRequest, form: GenerateAnswer) -> AsyncIterator[bytes]:
-    """The events of `/generate`: all of the text so far, each time there is more of it."""
-    text = ""
-    try:
-        async for new, ending in live.deltas():
-            text += new
-            yield form.so_far(text) if ending is None else form.closing(text, ending)
-    except RequestFailed as failure:
-        yield sse(error_body(failure.info))
-        return
-    yield STREAM_END
+        return WholeAnswer(whole(pieces), live, hub)
 
 
 async def read_body(request: Request) -> bytes:

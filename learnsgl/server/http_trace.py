@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from learnsgl.core import FinishReason
+from learnsgl.core import FinishReason, ReqKey
 from learnsgl.message.types import Ending
 from learnsgl.trace import events
 from learnsgl.trace.recorder import Recorder
@@ -22,24 +22,27 @@ class HttpTrace:
 
     def __init__(self, recorder: Recorder) -> None:
         self._recorder = recorder
-        self._uids: list[int] = []
+        self._keys: list[ReqKey] = []
         self._sent_ns: list[int] = []
         self._chunk_bytes: list[int] = []
 
-    def received(self, uid: int, route: str, stream: bool, body_bytes: int) -> None:
-        """A request was checked and got its id."""
+    def received(
+        self, uid: int, route: str, stream: bool, body_bytes: int, num_choices: int = 1, first_uid: int | None = None
+    ) -> None:
+        """A request was checked and got its id; `first_uid` is that of the first prompt, where it brought several."""
         if self._recorder.steps:
-            self._recorder.emit(events.HttpReceived(self._recorder.now(), uid, route, stream, body_bytes))
+            now = self._recorder.now()
+            self._recorder.emit(events.HttpReceived(now, uid, route, stream, body_bytes, num_choices, first_uid))
 
     def refused(self, route: str, status: int, code: str) -> None:
         """A request was answered with an error before it got an id."""
         if self._recorder.steps:
             self._recorder.emit(events.HttpRefused(self._recorder.now(), route, status, code))
 
-    def streamed(self, uid: int, chunk_bytes: int) -> None:
+    def streamed(self, key: ReqKey, chunk_bytes: int) -> None:
         """A chunk was handed to the socket; `flush` records it with others."""
         if self._recorder.full:
-            self._uids.append(uid)
+            self._keys.append(key)
             self._sent_ns.append(self._recorder.now())
             self._chunk_bytes.append(chunk_bytes)
 
@@ -74,15 +77,16 @@ class HttpTrace:
 
     def flush(self) -> None:
         """Record the chunks that were streamed since the last time."""
-        if not self._uids:
+        if not self._keys:
             return
+        uids, choices = zip(*self._keys, strict=True)
         self._recorder.emit(
             events.HttpStreamed(
                 self._recorder.now(),
-                np.array(self._uids, "<i8").tobytes(),
-                np.zeros(len(self._uids), "<i4").tobytes(),
+                np.array(uids, "<i8").tobytes(),
+                np.array(choices, "<i4").tobytes(),
                 np.array(self._sent_ns, "<i8").tobytes(),
                 np.array(self._chunk_bytes, "<i4").tobytes(),
             )
         )
-        self._uids, self._sent_ns, self._chunk_bytes = [], [], []
+        self._keys, self._sent_ns, self._chunk_bytes = [], [], []

@@ -153,7 +153,8 @@ async def _serve(
     replies = AsyncRecvChannel(context, folder, API_CHANNEL, recorder=recorder)
     hub = RequestHub(tokenizers, HttpTrace(recorder))
     run_id = run_id_of(info.trace_folder) if info.trace_folder else secrets.token_hex(4)
-    app = make_app(hub, ModelCard(info.model, info.executor.max_model_len, int(time.time())), run_id)
+    card = ModelCard(info.model, setup.config.engine.model, info.executor.max_model_len, int(time.time()))
+    app = make_app(hub, card, run_id)
     try:
         serving = Serving(setup.config.server, app, bound, hub, replies, processes, recorder)
         await serving.run(lambda: on_ready(info))

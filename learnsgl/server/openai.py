@@ -1,18 +1,20 @@
-"""What clients may send: the schemas of the OpenAI routes and of SGLang's `/generate`.
+"""What clients may send: the schemas of the OpenAI routes, and what becomes of every field that isn't in them.
 
-`parse.py` reads bodies into them. The defaults are those of the APIs that they mirror.
+`parse.py` reads bodies into them. The defaults are those of the API that they mirror; `docs/api.md` has a line for
+each field, and a test compares the two.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import msgspec
 
 COMPLETION_MAX_TOKENS = 16
 """OpenAI's default for `/v1/completions`; chats go on until the model ends them."""
-GENERATE_MAX_TOKENS = 128
-"""SGLang's default for `/generate`."""
+MAX_PROMPTS = 1024
+"""Most prompts of one request."""
 
 Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 """A number that fits into a message; JSON's may have any length."""
@@ -39,7 +41,7 @@ class ChatMessage(msgspec.Struct):
 
 
 class Sampling(msgspec.Struct, kw_only=True):
-    """The sampling fields that the OpenAI routes share; `top_k` and `ignore_eos` are additions, as in vLLM."""
+    """The sampling fields that the OpenAI routes share; those that OpenAI doesn't have are vLLM's."""
 
     temperature: float | None = None
     top_k: Int64 | None = None
@@ -61,30 +63,31 @@ class ChatCompletionRequest(Sampling, kw_only=True):
 
 
 class CompletionRequest(Sampling, kw_only=True):
-    """Body of `POST /v1/completions`. The prompt is text, token ids, or a list that holds one of these."""
+    """Body of `POST /v1/completions`. The prompt is text, token ids, or a list of either."""
 
     model: str
     prompt: str | list[Any]
+    echo: bool | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
 
 
-class GenerateSampling(msgspec.Struct, forbid_unknown_fields=True):
-    """SGLang's sampling parameters."""
+IGNORED = frozenset(
+    {
+        "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention",
+        "parallel_tool_calls",
+    }
+)  # fmt: skip
+"""Fields that can't change an answer of this server: whatever their value, they are accepted."""
 
-    temperature: float | None = None
-    top_k: Int64 | None = None
-    top_p: float | None = None
-    sampling_seed: Int64 | None = None
-    stop: str | list[str] | None = None
-    ignore_eos: bool | None = None
-    max_new_tokens: Int64 | None = GENERATE_MAX_TOKENS
-
-
-class GenerateRequest(msgspec.Struct):
-    """Body of SGLang's `POST /generate`; exactly one of `text` and `input_ids`."""
-
-    text: str | None = None
-    input_ids: list[TokenId] | None = None
-    sampling_params: dict[str, Any] | None = None
-    stream: bool | None = None
+NEUTRAL: Mapping[str, tuple[Any, ...]] = {
+    "n": (1,), "best_of": (1,), "suffix": ("",), "logprobs": (False,), "top_logprobs": (0,),
+    "frequency_penalty": (0,), "presence_penalty": (0,), "repetition_penalty": (1,), "min_p": (0,), "min_tokens": (0,),
+    "logit_bias": ({},), "stop_token_ids": ([],), "tools": ([],), "tool_choice": ("none", "auto"), "functions": ([],),
+    "function_call": ("none", "auto"), "response_format": ({"type": "text"},), "modalities": (["text"],), "audio": (),
+    "prediction": (), "reasoning_effort": ("none",), "verbosity": ("medium",), "web_search_options": (),
+    "skip_special_tokens": (True,), "spaces_between_special_tokens": (True,),
+    "include_stop_str_in_output": (False,), "add_generation_prompt": (True,), "use_beam_search": (False,),
+    "length_penalty": (1,), "priority": (0,), "echo": (False,), "prompt_logprobs": (),
+}  # fmt: skip
+"""Fields that aren't supported, and the values (beside null) that ask for nothing and so are accepted."""

@@ -1,82 +1,34 @@
-"""From the body of an HTTP request to a checked `NewRequest`, or to an error that names the field at fault.
+"""From the body of an OpenAI route to a checked `NewRequest`, or to an error that names the field at fault.
 
-`api_server.py` calls it. A field that nobody knows is refused, as the OpenAI API does it: a misspelt `temprature`
-would otherwise change the answer in silence. A field that OpenAI, vLLM or SGLang know and this server doesn't support
-is accepted as long as its value asks for nothing.
+`api_server.py` calls it, and `learnsgl generate` for lines of JSON. The schemas are in `openai.py`; how a body is
+read, in `body.py`.
 """
 
 from __future__ import annotations
 
-import difflib
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 
 from learnsgl.core import SamplingParams
 from learnsgl.errors import RequestError
+from learnsgl.server.body import OtherFields, convert, explained, read_object
+from learnsgl.server.new_request import NewPrompt, NewRequest
 from learnsgl.server.openai import (
     COMPLETION_MAX_TOKENS,
+    IGNORED,
+    MAX_PROMPTS,
+    NEUTRAL,
     ChatCompletionRequest,
     ChatMessage,
     CompletionRequest,
-    GenerateRequest,
-    GenerateSampling,
     Sampling,
     StreamOptions,
     TokenId,
 )
 
-_IGNORED = frozenset(
-    {
-        "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention",
-        "parallel_tool_calls",
-    }
-)  # fmt: skip
-"""Fields that can't change an answer of this server."""
-
-_NEUTRAL: Mapping[str, tuple[Any, ...]] = {
-    "n": (1,), "best_of": (1,), "echo": (False,), "suffix": ("",), "logprobs": (False,), "top_logprobs": (0,),
-    "frequency_penalty": (0,), "presence_penalty": (0,), "repetition_penalty": (1,), "min_p": (0,), "min_tokens": (0,),
-    "min_new_tokens": (0,), "logit_bias": ({},), "tools": ([],), "tool_choice": ("none", "auto"), "functions": ([],),
-    "function_call": ("none", "auto"), "response_format": ({"type": "text"},), "modalities": (["text"],), "audio": (),
-    "prediction": (), "reasoning_effort": ("none",), "verbosity": ("medium",), "web_search_options": (),
-    "return_logprob": (False,), "logprob_start_len": (-1,), "lora_path": ("",), "regex": (), "json_schema": (),
-    "stop_token_ids": ([],), "skip_special_tokens": (True,), "spaces_between_special_tokens": (True,),
-    "include_stop_str_in_output": (False,), "add_generation_prompt": (True,), "use_beam_search": (False,),
-    "length_penalty": (1,), "priority": (0,), "image_data": (),
-}  # fmt: skip
-"""Fields that aren't supported yet, and the values (beside null) that ask for nothing."""
-
-_PATH = re.compile(r"^(.*?)(?: - at `\$\.?(.*)`)?$", re.DOTALL)
-_MISSING = re.compile(r"Object missing required field `(\w+)`")
-_UNKNOWN = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL)
-
-Schema = TypeVar("Schema", bound=msgspec.Struct)
-
-
-@dataclass(frozen=True)
-class NewRequest:
-    """A checked request, whichever route it came by. One of `text`, `input_ids` and `messages` is set.
-
-    Attributes:
-        sampling: how to choose tokens.
-        stream: whether the answer is a stream of events.
-        include_usage: whether a stream ends with the usage.
-        prompt_param: the field that holds the prompt, for errors that only the scheduler finds.
-        body_bytes: length of the body.
-    """
-
-    sampling: SamplingParams
-    stream: bool
-    include_usage: bool
-    prompt_param: str
-    body_bytes: int
-    text: str | None = None
-    input_ids: list[int] | None = None
-    messages: list[dict[str, Any]] | None = None
+OTHERS = OtherFields(NEUTRAL, IGNORED)
 
 
 def parse_chat(body: bytes, served_model: str) -> NewRequest:
@@ -86,14 +38,15 @@ def parse_chat(body: bytes, served_model: str) -> NewRequest:
         RequestError: it isn't JSON, a field is missing, unknown, unsupported, of the wrong type or out of range, or
             the model isn't the one that is served.
     """
-    request = _read(body, ChatCompletionRequest)
-    _check_model(request.model, served_model)
+    request = convert(read_object(body), ChatCompletionRequest, OTHERS)
+    check_model(request.model, served_model)
     names = {} if request.max_completion_tokens is None else {"max_tokens": "max_completion_tokens"}
     limit = request.max_tokens if request.max_completion_tokens is None else request.max_completion_tokens
-    sampling = _sampling(request, request.seed, limit, names)
+    sampling = checked_sampling({**_shared_sampling(request), "max_tokens": limit}, names)
     stream, include_usage = _streaming(request.stream, request.stream_options)
-    messages = [_plain_message(message, index) for index, message in enumerate(request.messages)]
-    return NewRequest(sampling, stream, include_usage, "messages", len(body), messages=messages)
+    messages = [plain_message(message, f"messages[{index}]") for index, message in enumerate(request.messages)]
+    prompt = NewPrompt(sampling, messages=messages)
+    return NewRequest((prompt,), stream, include_usage, "messages", len(body))
 
 
 def parse_completion(body: bytes, served_model: str) -> NewRequest:
@@ -102,92 +55,21 @@ def parse_completion(body: bytes, served_model: str) -> NewRequest:
     Raises:
         RequestError: as `parse_chat`.
     """
-    request = _read(body, CompletionRequest)
-    _check_model(request.model, served_model)
+    request = convert(read_object(body), CompletionRequest, OTHERS)
+    check_model(request.model, served_model)
     limit = COMPLETION_MAX_TOKENS if request.max_tokens is None else request.max_tokens
-    sampling = _sampling(request, request.seed, limit, {})
+    sampling = checked_sampling({**_shared_sampling(request), "max_tokens": limit}, {})
     stream, include_usage = _streaming(request.stream, request.stream_options)
-    text, ids = _one_prompt(request.prompt)
-    return NewRequest(sampling, stream, include_usage, "prompt", len(body), text=text, input_ids=ids)
+    prompts = tuple(NewPrompt(sampling, text, ids) for text, ids in read_prompts(request.prompt, "prompt"))
+    return NewRequest(prompts, stream, include_usage, "prompt", len(body), bool(request.echo))
 
 
-def parse_generate(body: bytes) -> NewRequest:
-    """Check the body of `POST /generate`.
+def check_model(model: str, served_model: str) -> None:
+    """The model must be the one that is served.
 
     Raises:
-        RequestError: as `parse_chat`.
+        RequestError: it is another one.
     """
-    request = _read(body, GenerateRequest)
-    if (request.text is None) == (request.input_ids is None):
-        given = "neither" if request.text is None else "both"
-        raise RequestError(f"{given} of text and input_ids is given; give exactly one", param="text")
-    params = _convert(request.sampling_params or {}, GenerateSampling, "sampling_params.")
-    names = {"max_tokens": "max_new_tokens", "seed": "sampling_seed"}
-    sampling = _sampling(params, params.sampling_seed, params.max_new_tokens, names)
-    param = "input_ids" if request.text is None else "text"
-    return NewRequest(
-        sampling, bool(request.stream), False, param, len(body), text=request.text, input_ids=request.input_ids
-    )
-
-
-def _read(body: bytes, schema: type[Schema]) -> Schema:
-    try:
-        fields = msgspec.json.decode(body)
-    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        reason = str(error).removeprefix("JSON is malformed: ")
-        raise RequestError(f"the body isn't valid JSON: {reason}", code="invalid_json") from None
-    if not isinstance(fields, dict):
-        raise RequestError("the body must be a JSON object with the request's fields", code="invalid_json")
-    return _convert(fields, schema)
-
-
-def _convert(fields: dict[str, Any], schema: type[Schema], path: str = "") -> Schema:
-    """Check names and types of an object's fields; `path` leads to the object."""
-    known = {field.encode_name for field in msgspec.structs.fields(schema)}
-    for name, value in fields.items():
-        if name not in known:
-            _check_other_field(name, value, known, path)
-    try:
-        return msgspec.convert({name: fields[name] for name in fields if name in known}, schema)
-    except msgspec.ValidationError as error:
-        raise _explain(str(error), path) from None
-
-
-def _check_other_field(name: str, value: Any, known: set[str], path: str) -> None:
-    if name in _IGNORED:
-        return
-    if name in _NEUTRAL:
-        allowed = _NEUTRAL[name]
-        if value is None or any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in allowed):
-            return
-        words = " or ".join(["leave it out", *(f"set it to {msgspec.json.encode(one).decode()}" for one in allowed)])
-        raise RequestError(
-            f"{path}{name} isn't supported by this server; {words}", code="unsupported", param=path + name
-        )
-    close = difflib.get_close_matches(name, [*known, *_NEUTRAL], n=1)
-    hint = f"; did you mean {close[0]}?" if close else f"; there are: {', '.join(sorted(known))}"
-    shown = name if len(name) <= 40 else name[:40] + "…"
-    raise RequestError(f"unknown field {path}{shown}{hint}", code="unknown_parameter", param=path + shown)
-
-
-def _explain(message: str, path: str) -> RequestError:
-    """The error for the client, from msgspec's words and path."""
-    match = _PATH.match(message)
-    assert match is not None, "the pattern matches any text"
-    words, where = match.group(1), path + (match.group(2) or "")
-    if missing := _MISSING.match(words):
-        param = f"{where}.{missing.group(1)}" if match.group(2) else path + missing.group(1)
-        return RequestError(f"the field {param} is missing", code="missing_required_parameter", param=param)
-    if unknown := _UNKNOWN.match(words):
-        param = f"{where}.{unknown.group(1)}"
-        return RequestError(f"unknown field {param}", code="unknown_parameter", param=param)
-    if "min_length" in words or words.startswith("Expected `array` of length >= 1"):
-        return RequestError(f"{where} is empty; it needs at least one element", param=where)
-    code = "invalid_value" if "<=" in words or ">=" in words else "invalid_type"
-    return RequestError(f"{where}: {words[0].lower()}{words[1:]}", code=code, param=where)
-
-
-def _check_model(model: str, served_model: str) -> None:
     if model != served_model:
         raise RequestError(
             f"the model {model!r} does not exist; this server has {served_model!r}",
@@ -195,58 +77,83 @@ def _check_model(model: str, served_model: str) -> None:
         )  # fmt: skip
 
 
-def _sampling(
-    fields: Sampling | GenerateSampling, seed: int | None, max_tokens: int | None, names: Mapping[str, str]
-) -> SamplingParams:
-    """Sampling parameters; `names` are the client's names of fields that we name otherwise."""
-    stop = (fields.stop,) if isinstance(fields.stop, str) else tuple(fields.stop or ())
+def checked_sampling(values: Mapping[str, Any], names: Mapping[str, str], path: str = "") -> SamplingParams:
+    """Sampling parameters from a client's values, `None` standing for the default.
+
+    Args:
+        values: by the names of `SamplingParams`; `stop` may be one string, `top_k` -1 for all.
+        names: the client's names of fields that `SamplingParams` names otherwise.
+        path: leads to the object that holds them.
+
+    Raises:
+        RequestError: a value is out of its range.
+    """
+    given = {name: value for name, value in values.items() if value is not None}
+    if given.get("top_k") == -1:  # vLLM's and SGLang's clients say "all" like this
+        del given["top_k"]
+    stop = given.get("stop", ())
+    given["stop"] = (stop,) if isinstance(stop, str) else tuple(stop)
     try:
-        return SamplingParams(
-            temperature=1.0 if fields.temperature is None else fields.temperature,
-            top_k=None if fields.top_k == -1 else fields.top_k,  # vLLM's and SGLang's clients say "all" like this
-            top_p=1.0 if fields.top_p is None else fields.top_p,
-            seed=seed,
-            max_tokens=max_tokens,
-            stop=stop,
-            ignore_eos=bool(fields.ignore_eos),
-        )
+        return SamplingParams(**given)
     except ValueError as error:
         field, _, rest = str(error).partition(" ")
-        param = names.get(field, field)
+        param = path + names.get(field, field)
         raise RequestError(f"{param} {rest}", param=param) from None
+
+
+def read_prompts(given: str | list[Any], param: str) -> list[tuple[str | None, list[int] | None]]:
+    """The prompts in a field that takes text, token ids, or a list of either; each as text or as token ids.
+
+    Raises:
+        RequestError: there is none, there are too many, or one is neither text nor token ids.
+    """
+    if isinstance(given, str):
+        return [(given, None)]
+    if not given:
+        raise RequestError(f"{param} is empty; it needs at least one prompt, or one token id", param=param)
+    if not any(isinstance(item, (str, list)) for item in given):
+        return [(None, _token_ids(given, param))]
+    if len(given) > MAX_PROMPTS:
+        raise RequestError(f"{param} holds {len(given)} prompts; at most {MAX_PROMPTS} are allowed", param=param)
+    prompts: list[tuple[str | None, list[int] | None]] = []
+    for index, item in enumerate(given):
+        if isinstance(item, str):
+            prompts.append((item, None))
+        else:
+            prompts.append((None, _token_ids(item, f"{param}[{index}]")))
+    return prompts
+
+
+def _token_ids(given: Any, param: str) -> list[int]:
+    if isinstance(given, list) and not given:
+        raise RequestError(f"{param} is empty; it needs at least one token id", param=param)
+    try:
+        return msgspec.convert(given, list[TokenId])
+    except msgspec.ValidationError as error:
+        found = explained(str(error), param)
+        raise RequestError(f"{found}; give text, or token ids from 0", code="invalid_type", param=found.param) from None
+
+
+def plain_message(message: ChatMessage, path: str) -> dict[str, Any]:
+    """A chat message as the template wants it.
+
+    Raises:
+        RequestError: it holds what this server doesn't support.
+    """
+    for field in ("tool_calls", "function_call", "audio"):
+        if getattr(message, field):
+            param = f"{path}.{field}"
+            raise RequestError(f"{param} isn't supported by this server; leave it out", code="unsupported", param=param)
+    plain = {"role": message.role, "content": message.content}
+    return plain if message.name is None else plain | {"name": message.name}
+
+
+def _shared_sampling(fields: Sampling) -> dict[str, Any]:
+    """The sampling fields of both OpenAI routes, by the names of `SamplingParams`."""
+    return {field.name: getattr(fields, field.name) for field in msgspec.structs.fields(Sampling)}
 
 
 def _streaming(stream: bool | None, options: StreamOptions | None) -> tuple[bool, bool]:
     if options is not None and not stream:
         raise RequestError("stream_options is only allowed with stream set to true", param="stream_options")
     return bool(stream), bool(options and options.include_usage)
-
-
-def _plain_message(message: ChatMessage, index: int) -> dict[str, Any]:
-    """A chat message as the template wants it."""
-    for field in ("tool_calls", "function_call", "audio"):
-        if getattr(message, field):
-            param = f"messages[{index}].{field}"
-            raise RequestError(f"{param} isn't supported by this server; leave it out", code="unsupported", param=param)
-    plain = {"role": message.role, "content": message.content}
-    return plain if message.name is None else plain | {"name": message.name}
-
-
-def _one_prompt(prompt: str | list[Any]) -> tuple[str | None, list[int] | None]:
-    """The single prompt of a completion, as text or as token ids."""
-    if isinstance(prompt, list) and any(isinstance(item, (str, list)) for item in prompt):
-        if len(prompt) > 1:
-            raise RequestError(
-                f"prompt holds {len(prompt)} prompts; this server takes one a request: send a request for each",
-                code="unsupported",
-                param="prompt",
-            )
-        prompt = prompt[0]
-    if isinstance(prompt, str):
-        return prompt, None
-    try:
-        return None, msgspec.convert(prompt, list[TokenId])
-    except msgspec.ValidationError as error:
-        raise RequestError(
-            f"prompt: {error}; give text, or token ids from 0", code="invalid_type", param="prompt"
-        ) from None

@@ -1,120 +1,31 @@
 """Every request that has not ended, between the HTTP side and the workers.
 
-The routes of `api_server.py` submit requests here and wait on what they get back; `serving.py` feeds it the replies
-of the workers, and ends everything when a worker dies or the server stops. It makes sure that each request ends once.
+The routes submit requests here and wait on what they get back; `serving.py` feeds it the replies of the workers, and
+ends everything when a worker dies or the server stops. It makes sure that each choice of each request ends once.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 
-from learnsgl.core import FinishReason
+from learnsgl.core import FinishReason, ReqKey
 from learnsgl.errors import RequestError
 from learnsgl.message.channel import SendChannel
 from learnsgl.message.types import AbortMsg, Delta, Ending, ErrorInfo, Message, TokenizeMsg, UserReply
 from learnsgl.server.http_errors import CLIENT_GONE_STATUS, DEFECT
 from learnsgl.server.http_trace import HttpTrace
-from learnsgl.server.parse import NewRequest
+from learnsgl.server.live import LiveChoice, LiveRequest
+from learnsgl.server.new_request import NewRequest
 
 SHUTTING_DOWN = ErrorInfo("the server is shutting down; send the request again when it is back", 503, "shutting_down")
 
 
-class RequestFailed(Exception):
-    """A request ended with an error.
-
-    Attributes:
-        info: what the client is told.
-    """
-
-    def __init__(self, info: ErrorInfo) -> None:
-        super().__init__(info.message)
-        self.info = info
-
-
-class LiveRequest:
-    """One request, as the code that answers it sees it.
-
-    What the workers give is gathered here, and taken by the writer of the answer when its client is ready for more:
-    a slow reader gets larger pieces, and nobody waits for it.
-
-    Attributes:
-        uid: the request's id.
-        request: what the client asked for.
-        connection_closed: whether the connection to the client is closed.
-        client_gone: whether the client went away before its ending, which is still to come.
-    """
-
-    def __init__(self, uid: int, request: NewRequest) -> None:
-        self.uid = uid
-        self.request = request
-        self.connection_closed = False
-        self.client_gone = False
-        self._texts: list[str] = []
-        self._accepted = False
-        self._ending: Ending | None = None
-        self._news = asyncio.Event()
-
-    def add(self, delta: Delta) -> None:
-        """Take what a worker gave."""
-        self._accepted = self._accepted or delta.accepted
-        if delta.text:
-            self._texts.append(delta.text)
-        if delta.ending is not None:
-            self._ending = delta.ending
-        self._news.set()
-
-    async def wait_accepted(self) -> None:
-        """Wait until the scheduler has queued the request.
-
-        Raises:
-            RequestFailed: it was refused.
-        """
-        while not self._accepted and self._ending is None:
-            await self._next_news()
-        if not self._accepted and self._ending is not None and self._ending.error is not None:
-            raise RequestFailed(self._ending.error)
-
-    async def deltas(self) -> AsyncIterator[tuple[str, Ending | None]]:
-        """New text as it comes, then the ending.
-
-        Raises:
-            RequestFailed: the request ended with an error; the text before it has been given.
-        """
-        ending: Ending | None = None
-        while ending is None:
-            while not self._texts and self._ending is None:
-                await self._next_news()
-            text, ending = "".join(self._texts), self._ending
-            self._texts.clear()
-            if ending is not None and ending.error is not None:
-                if text:
-                    yield text, None
-                raise RequestFailed(ending.error)
-            yield text, ending
-
-    async def whole(self) -> tuple[str, Ending]:
-        """The whole answer, once it is there.
-
-        Raises:
-            RequestFailed: the request ended with an error.
-        """
-        while self._ending is None:
-            await self._next_news()
-        if self._ending.error is not None:
-            raise RequestFailed(self._ending.error)
-        return "".join(self._texts), self._ending
-
-    async def _next_news(self) -> None:
-        self._news.clear()
-        await self._news.wait()
-
-
 class RequestHub:
-    """The requests that have not ended, by their ids.
+    """The requests that have not ended, by the ids of their prompts.
 
     Args:
-        tokenizers: channels to the tokenizer workers; a request's messages all go to the one that its id picks, so
+        tokenizers: channels to the tokenizer workers; the messages of an id all go to the one that the id picks, so
             that an abort can't overtake its request.
         trace: where the HTTP side's events go.
     """
@@ -123,16 +34,18 @@ class RequestHub:
         self.trace = trace
         self._tokenizers = list(tokenizers)
         self._live: dict[int, LiveRequest] = {}
+        self._num_open: dict[int, int] = {}
+        """Choices that have not ended, by the id of their prompt."""
         self._last_uid = 0
-        self._unsettled: dict[int, None] = {}
-        """Requests that `end_all` has ended, whose endings in the scheduler are still to come."""
+        self._unsettled: dict[ReqKey, None] = {}
+        """Choices that `end_all` has ended, whose endings in the scheduler are still to come."""
         self._refusal: ErrorInfo | None = None
         self._idle = _set_event()
         self._settled = _set_event()
 
     @property
     def num_running(self) -> int:
-        """Requests that have not ended."""
+        """Prompts whose answers have not all ended."""
         return len(self._live)
 
     @property
@@ -141,22 +54,28 @@ class RequestHub:
         return self._refusal
 
     def submit(self, request: NewRequest, route: str) -> LiveRequest:
-        """Give a request its id and send it on its way.
+        """Give a request its ids and send it on its way.
 
         Raises:
             RequestError: the server takes no more requests.
         """
         if self._refusal is not None:
             raise RequestError(self._refusal.message, status=self._refusal.status, code=self._refusal.code)
-        self._last_uid += 1
-        live = LiveRequest(self._last_uid, request)
-        self._live[live.uid] = live
+        live = LiveRequest(self._last_uid + 1, request)
+        self._last_uid += len(live.uids)
+        for uid, prompt in zip(live.uids, request.prompts, strict=True):
+            self._live[uid] = live
+            self._num_open[uid] = prompt.sampling.n
+            first_uid = live.uid if len(live.uids) > 1 else None
+            self.trace.received(uid, route, request.stream, request.body_bytes, prompt.sampling.n, first_uid)
         self._idle.clear()
-        self.trace.received(live.uid, route, request.stream, request.body_bytes)
         try:
-            self._send(TokenizeMsg(live.uid, request.sampling, request.text, request.input_ids, request.messages))
+            for uid, prompt in zip(live.uids, request.prompts, strict=True):
+                self._send(
+                    TokenizeMsg(uid, prompt.sampling, prompt.text, prompt.input_ids, prompt.messages, request.echo)
+                )
         except Exception:  # a defect, and one that must not leave a request that never ends
-            self._deliver(live, Delta(live.uid, ending=Ending(live.uid, 0, FinishReason.ERROR, error=DEFECT)))
+            self._end(live, DEFECT)
             raise
         return live
 
@@ -165,18 +84,24 @@ class RequestHub:
         for message in messages:
             if isinstance(message, UserReply):
                 for delta in message.deltas:
-                    live = self._live.get(delta.uid)
-                    if live is not None:
-                        self._deliver(live, delta)
-                    elif delta.ending is not None:
-                        self._settle(delta.uid)
+                    self._on_delta(delta)
+
+    def _on_delta(self, delta: Delta) -> None:
+        key = ReqKey(delta.uid, delta.choice)
+        live = self._live.get(delta.uid)
+        choice = None if live is None else live.choice(key)
+        if live is not None and choice is not None and choice.ending is None:
+            self._deliver(live, choice, delta)
+        elif delta.ending is not None:
+            self._settle(key)
 
     def client_left(self, live: LiveRequest) -> None:
-        """The client went away: stop the work for it, unless that is over. Its ending follows from the scheduler."""
-        self.trace.disconnected(live.uid)
-        if live.uid in self._live and not live.client_gone:
+        """The client went away: stop the work for it, unless that is over. Its endings follow from the scheduler."""
+        for uid in live.uids:
+            self.trace.disconnected(uid)
+        if live.unfinished and not live.client_gone:
             live.client_gone = True
-            self._send(AbortMsg(live.uid))
+            self._abort(live)
 
     def refuse_new(self, info: ErrorInfo) -> None:
         """From now on, answer new requests with this error."""
@@ -184,12 +109,12 @@ class RequestHub:
 
     def end_all(self, info: ErrorInfo) -> None:
         """End every request with this error now, and tell the workers to stop working on them."""
-        for live in list(self._live.values()):
+        for live in dict.fromkeys(self._live.values()):
             if not live.client_gone:
-                self._send(AbortMsg(live.uid))
-            self._unsettled[live.uid] = None
+                self._abort(live)
+            self._unsettled.update((choice.key, None) for choice in live.unfinished)
             self._settled.clear()
-            self._deliver(live, Delta(live.uid, ending=Ending(live.uid, 0, FinishReason.ERROR, error=info)))
+            self._end(live, info)
 
     async def wait_idle(self) -> None:
         """Wait until every request has ended."""
@@ -199,30 +124,53 @@ class RequestHub:
         """After `end_all`: wait until the scheduler has let go of every request, too."""
         await self._settled.wait()
 
-    def _settle(self, uid: int) -> None:
-        self._unsettled.pop(uid, None)
+    def _settle(self, key: ReqKey) -> None:
+        self._unsettled.pop(key, None)
         if not self._unsettled:
             self._settled.set()
+
+    def _abort(self, live: LiveRequest) -> None:
+        """Tell the workers to stop working on what has not ended of a request."""
+        for uid in dict.fromkeys(choice.key.uid for choice in live.unfinished):
+            self._send(AbortMsg(uid))
+
+    def _end(self, live: LiveRequest, info: ErrorInfo) -> None:
+        for choice in live.unfinished:
+            ending = Ending(*choice.key, FinishReason.ERROR, error=info)
+            self._deliver(live, choice, Delta(*choice.key, ending=ending))
 
     def _send(self, message: TokenizeMsg | AbortMsg) -> None:
         self._tokenizers[message.uid % len(self._tokenizers)].send([message])
 
-    def _deliver(self, live: LiveRequest, delta: Delta) -> None:
-        ending = delta.ending
-        if ending is not None:
-            if ending.error is not None and ending.error.param in ("messages", "prompt"):
-                ending.error.param = live.request.prompt_param
-            del self._live[live.uid]
-            if not self._live:
-                self._idle.set()
-            self._record_ending(live, ending)
-        live.add(delta)
+    def _deliver(self, live: LiveRequest, choice: LiveChoice, delta: Delta) -> None:
+        live.add(choice, delta)
+        if delta.ending is None:
+            return
+        error = delta.ending.error
+        if error is not None:
+            live.request.name_params(error)
+            is_first = live.failure is None and not live.client_gone
+            live.fail(error)
+            if is_first and error.status < 500 and len(live.uids) > 1:
+                self._abort(live)  # one prompt that can't be answered, and the others aren't either
+        self._close(live, delta.uid)
+        self._record_ending(live, delta.ending)
+
+    def _close(self, live: LiveRequest, uid: int) -> None:
+        """One more choice of a prompt has ended."""
+        self._num_open[uid] -= 1
+        if not self._num_open[uid]:
+            del self._num_open[uid], self._live[uid]
+        if not self._live:
+            self._idle.set()
 
     def _record_ending(self, live: LiveRequest, ending: Ending) -> None:
+        error = ending.error or live.failure
         if live.client_gone:
             self.trace.ended(ending, FinishReason.ABORT, CLIENT_GONE_STATUS, "client_disconnected")
-        elif ending.error is not None:
-            self.trace.ended(ending, FinishReason.ERROR, ending.error.status, ending.error.code)
+        elif error is not None:
+            reason = FinishReason.ERROR if ending.error is not None else ending.reason
+            self.trace.ended(ending, reason, error.status, error.code)
         else:
             self.trace.ended(ending, ending.reason, 200, None)
 

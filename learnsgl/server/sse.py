@@ -8,14 +8,35 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Coroutine
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from learnsgl.server.requests import LiveRequest, RequestHub
+from learnsgl.server.live import LiveRequest
+from learnsgl.server.requests import RequestHub
 
 Result = TypeVar("Result")
+
+
+class Chunk(NamedTuple):
+    """A server-sent event.
+
+    Attributes:
+        data: its bytes.
+        choice: number of the choice that it is about; `None`: the one before it, or all of them.
+    """
+
+    data: bytes
+    choice: int | None = None
+
+
+def sse(body: bytes) -> bytes:
+    """One server-sent event with a body of JSON."""
+    return b"data: " + body + b"\n\n"
+
+
+STREAM_END = Chunk(sse(b"[DONE]"))
 
 
 class ClientLeft(Exception):
@@ -70,19 +91,20 @@ class WholeAnswer(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send it, and record that."""
         await super().__call__(scope, receive, send)
-        self._hub.trace.answered(self._live.uid, self.status_code, len(self.body))
+        for uid in self._live.uids:
+            self._hub.trace.answered(uid, self.status_code, len(self.body))
 
 
 class EventStream(Response):
     """A stream of server-sent events.
 
     Args:
-        chunks: the events, encoded.
+        chunks: the events.
         live: the request that they answer.
         hub: where the request came from.
     """
 
-    def __init__(self, chunks: AsyncIterator[bytes], live: LiveRequest, hub: RequestHub) -> None:
+    def __init__(self, chunks: AsyncIterator[Chunk], live: LiveRequest, hub: RequestHub) -> None:
         super().__init__(media_type="text/event-stream", headers={"cache-control": "no-cache"})
         del self.headers["content-length"]
         self._chunks = chunks
@@ -98,12 +120,14 @@ class EventStream(Response):
 
     async def _write(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        total = 0
-        async for chunk in self._chunks:
-            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        total, choice = 0, self._live.choices[0]
+        async for data, number in self._chunks:
+            await send({"type": "http.response.body", "body": data, "more_body": True})
             if self._live.connection_closed:  # `send` doesn't tell
                 raise ClientLeft
-            self._hub.trace.streamed(self._live.uid, len(chunk))
-            total += len(chunk)
+            choice = choice if number is None else self._live.choices[number]
+            self._hub.trace.streamed(choice.key, len(data))
+            total += len(data)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
-        self._hub.trace.answered(self._live.uid, self.status_code, total)
+        for uid in self._live.uids:
+            self._hub.trace.answered(uid, self.status_code, total)

@@ -86,7 +86,15 @@ class DetokenizerWorker:
     def _begin(self, accepted: Accepted, deltas: dict[ReqKey, Delta]) -> None:
         key = ReqKey(accepted.uid, accepted.choice)
         self._live[key] = _LiveText(IncrementalDetokenizer(self._tokenizer, accepted.stop))
-        deltas[key] = Delta(*key, accepted=True)
+        deltas[key] = delta = Delta(*key, accepted=True)
+        if accepted.prompt_ids:
+            delta.prompt_text = self._text_of(accepted.prompt_ids)
+
+    def _text_of(self, token_ids: bytes) -> str:
+        """The text of a whole prompt; special tokens give none."""
+        detokenizer = IncrementalDetokenizer(self._tokenizer)
+        pieces = [detokenizer.add(token_id) for token_id in np.frombuffer(token_ids, "<i4").tolist()]
+        return "".join([*pieces, detokenizer.finish()])
 
     def _decode(self, message: DetokenizeMsg, deltas: dict[ReqKey, Delta]) -> list[ReqKey]:
         """Add the step's tokens to their texts. Returns the requests whose text a stop string has ended."""

@@ -47,18 +47,19 @@ class TokenizerWorker:
         try:
             ids = self._encode(message)
         except RequestError as error:
-            self._fail(message.uid, ErrorInfo(str(error), error.status, error.code, error.param))
+            self._fail(message, ErrorInfo(str(error), error.status, error.code, error.param))
             return
         except Exception:  # one request must not take the worker down with it
             _log.exception("request %d can't be tokenized", message.uid)
-            self._fail(message.uid, ErrorInfo("the server failed to tokenize the prompt", 500, "internal_error"))
+            self._fail(message, ErrorInfo("the server failed to tokenize the prompt", 500, "internal_error"))
             return
         if self._recorder.full:
             self._recorder.emit(events.TokTokenized(self._recorder.now(), message.uid, start_ns, len(ids)))
         if self._recorder.tokens:
             text = self._tokenizer.decode(ids.tolist())
             self._recorder.emit(events.TokText(self._recorder.now(), message.uid, text, ids.tobytes()))
-        self._requests.append(UserMsg(message.uid, ids.tobytes(), message.sampling))
+        wants_prompt = message.echo and message.text is None  # of a text, the API server knows it
+        self._requests.append(UserMsg(message.uid, ids.tobytes(), message.sampling, wants_prompt))
 
     def flush(self) -> None:
         """Send what has been tokenized, and the errors: one message each."""
@@ -79,7 +80,9 @@ class TokenizerWorker:
             raise RequestError("the prompt is empty; it needs at least one token", param="prompt")
         return np.array(ids, dtype=np.int32)
 
-    def _fail(self, uid: int, info: ErrorInfo) -> None:
+    def _fail(self, message: TokenizeMsg, info: ErrorInfo) -> None:
         if self._recorder.full:
-            self._recorder.emit(events.TokFailed(self._recorder.now(), uid, info.code))
-        self._failures.append(Delta(uid, ending=Ending(uid, 0, FinishReason.ERROR, error=info)))
+            self._recorder.emit(events.TokFailed(self._recorder.now(), message.uid, info.code))
+        for choice in range(message.sampling.n):
+            ending = Ending(message.uid, choice, FinishReason.ERROR, error=info)
+            self._failures.append(Delta(message.uid, choice, ending=ending))

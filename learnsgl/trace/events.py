@@ -131,6 +131,10 @@ class HttpReceived(Event, tag="http.received"):
     route: Annotated[str, about("path of the route; `LLM.generate` or `LLM.stream` in the offline API, without HTTP")]
     stream: Annotated[bool, about("whether the client asked for a stream")]
     body_bytes: Annotated[int, about("length of the request's body", "bytes")]
+    num_choices: Annotated[int, about("answers that it asks for: its `n`")] = 1
+    first_uid: Annotated[
+        int | None, about("id of the first prompt of the same body, where that brought several; each has its own id")
+    ] = None
 
 
 class HttpRefused(Event, tag="http.refused"):
@@ -164,7 +168,7 @@ class HttpAnswered(Event, tag="http.answered"):
     LEVEL: ClassVar[TraceLevel] = TraceLevel.STEPS
     uid: Uid
     status: int
-    body_bytes: Annotated[int, about("length of the whole answer", "bytes")]
+    body_bytes: Annotated[int, about("length of the whole answer, which several prompts may share", "bytes")]
 
 
 # ---------------------------------------------------------------- msg.*: ZMQ messages, in pairs

@@ -167,7 +167,7 @@ BROKEN = {
     "no token": [envelope(), encode_messages([UserMsg(1, b"", SamplingParams())])],
     "a value out of range": [
         envelope(),
-        encode_messages([user(1)]).replace(b"sampling\x80", b"sampling\x81\xa5top_k\0"),
+        encode_messages([user(1)]).replace(b"sampling\xde\0\0", b"sampling\x81\xa5top_k\0"),
     ],
     "too deep": [envelope(), b"\x91" * 100_000],
     "too large": [envelope(), bytes(MAX_MESSAGE_BYTES + 1)],

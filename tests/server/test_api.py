@@ -11,6 +11,7 @@ import httpx
 import openai
 import pytest
 
+from tests.server.conftest import Starter
 from tests.server.echo_executor import CONTEXT_LEN, echo
 from tests.server.running import MODEL, RunningServer
 
@@ -207,3 +208,82 @@ def test_two_requests_on_one_connection(server: RunningServer) -> None:
     with server.http() as client:
         for _ in range(2):
             assert client.post("/generate", json={"text": "AB", "sampling_params": {"max_new_tokens": 2}}).is_success
+
+
+def test_a_model_card(server: RunningServer) -> None:
+    card = httpx.get(f"{server.url}/v1/models/{MODEL}").json()
+    assert (card["id"], card["root"], card["max_model_len"]) == (MODEL, MODEL, CONTEXT_LEN)
+    assert httpx.get(f"{server.url}/v1/models").json()["data"] == [card]
+
+
+def test_a_models_id_may_hold_slashes(start: Starter) -> None:
+    server = start("--num-tokenizer", "0", "--served-model-name", "org/its model")
+    client = server.openai()
+    assert client.models.retrieve("org/its model").id == "org/its model"
+    answer = client.completions.create(model="org/its model", prompt="AB", max_tokens=2)
+    assert (answer.model, answer.choices[0].text) == ("org/its model", "AB")
+
+
+PROMPTS: list[object] = [["AB", "CDE"], [[65, 66], [67, 68, 69]], ["AB", [67, 68, 69]]]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("prompts", PROMPTS)
+@pytest.mark.parametrize("echoed", [False, True])
+def test_several_prompts(server: RunningServer, prompts: object, stream: bool, echoed: bool) -> None:
+    answer = server.openai().completions.create(
+        model=MODEL, prompt=prompts, max_tokens=5, echo=echoed, stream=stream,
+        stream_options={"include_usage": True} if stream else None,
+    )  # type: ignore[call-overload]  # fmt: skip
+    chunks = list(answer) if stream else [answer]
+    texts = ["", ""]
+    for choice in (choice for chunk in chunks for choice in chunk.choices):
+        texts[choice.index] += choice.text
+    assert texts == [("AB" if echoed else "") + echo("AB", 5), ("CDE" if echoed else "") + echo("CDE", 5)]
+    usage = chunks[-1].usage
+    assert (usage.prompt_tokens, usage.completion_tokens, usage.total_tokens) == (5, 10, 15)
+    assert len({chunk.id for chunk in chunks}) == 1
+
+
+def test_prompts_keep_their_order(server: RunningServer) -> None:
+    prompts = [f"{number:03}" for number in range(70)]  # more than there are rows
+    answer = server.openai().completions.create(model=MODEL, prompt=prompts, max_tokens=4)
+    assert [choice.index for choice in answer.choices] == list(range(70))
+    assert [choice.text for choice in answer.choices] == [echo(prompt, 4) for prompt in prompts]
+
+
+def test_an_echo_is_the_prompt_as_it_was_given(server: RunningServer) -> None:
+    client = server.openai()
+    answer = client.completions.create(model=MODEL, prompt="<|im_start|>ÄÖ", max_tokens=1, echo=True)
+    assert answer.choices[0].text.startswith("<|im_start|>ÄÖ")
+    answer = client.completions.create(model=MODEL, prompt=[258, *"ÄÖ".encode(), 195], max_tokens=1, echo=True)
+    assert answer.choices[0].text.startswith("ÄÖ\ufffd"), "a special token gives no text"
+
+
+def test_a_prompt_that_is_refused_ends_the_others(server: RunningServer) -> None:
+    with pytest.raises(openai.BadRequestError) as caught:
+        server.openai().completions.create(model=MODEL, prompt=["A", "B" * 300], max_tokens=250, stream=True)
+    assert caught.value.code == "context_length_exceeded"
+    wait_idle(server)
+
+
+@pytest.mark.parametrize("role", ["system", "developer"])
+def test_content_may_be_text_parts(server: RunningServer, role: str) -> None:
+    def ask(content: object) -> tuple[str | None, int]:
+        messages = [{"role": role, "content": "BE BRIEF"}, {"role": "user", "content": content}]
+        answer = server.openai().chat.completions.create(model=MODEL, messages=messages, max_tokens=90)  # type: ignore[arg-type]
+        assert answer.usage is not None
+        return answer.choices[0].message.content, answer.usage.prompt_tokens
+
+    parts = [{"type": "text", "text": "ONE"}, {"type": "text", "text": "TWO"}]
+    assert ask("ONE\nTWO") == ask(parts)
+
+
+def test_a_developer_is_a_system_where_the_template_knows_no_developer(server: RunningServer) -> None:
+    def num_tokens(role: str) -> int:
+        messages = [{"role": role, "content": "BE BRIEF"}, {"role": "user", "content": "A"}]
+        answer = server.openai().chat.completions.create(model=MODEL, messages=messages, max_tokens=1)  # type: ignore[arg-type]
+        assert answer.usage is not None
+        return answer.usage.prompt_tokens
+
+    assert num_tokens("developer") == num_tokens("system")

@@ -10,7 +10,8 @@ import openai
 import pytest
 
 from learnsgl.errors import RequestError
-from learnsgl.server.parse import parse_chat, parse_completion, parse_generate
+from learnsgl.server.parse import parse_chat, parse_completion
+from learnsgl.server.parse_generate import parse_generate
 from tests.server.running import MODEL, RunningServer
 
 CHAT, COMPLETIONS, GENERATE = "/v1/chat/completions", "/v1/completions", "/generate"
@@ -58,11 +59,20 @@ BAD_BODIES = [
     (COMPLETIONS, complete(prompt=[]), "invalid_value", "prompt"),
     (COMPLETIONS, complete(prompt=""), "invalid_value", "prompt"),
     (COMPLETIONS, complete(prompt=5), "invalid_type", "prompt"),
-    (COMPLETIONS, complete(prompt=["A", "B"]), "unsupported", "prompt"),
-    (COMPLETIONS, complete(prompt=[[[1]]]), "invalid_type", "prompt"),
-    (COMPLETIONS, complete(prompt=[1.5]), "invalid_type", "prompt"),
-    (COMPLETIONS, complete(prompt=[-1]), "invalid_type", "prompt"),
-    (COMPLETIONS, complete(prompt=[2**31]), "invalid_type", "prompt"),
+    (COMPLETIONS, complete(prompt=["A", ""]), "invalid_value", "prompt"),
+    (COMPLETIONS, complete(prompt=["A", []]), "invalid_value", "prompt[1]"),
+    (COMPLETIONS, complete(prompt=["A", 5]), "invalid_type", "prompt[1]"),
+    (COMPLETIONS, complete(prompt=["A", [260]]), "invalid_value", "prompt"),
+    (COMPLETIONS, complete(prompt=["A", "B" * 300], stream=True), "context_length_exceeded", "prompt"),
+    (COMPLETIONS, complete(prompt=["A"] * 1025), "invalid_value", "prompt"),
+    (COMPLETIONS, complete(prompt=[[[1]]]), "invalid_type", "prompt[0][0]"),
+    (COMPLETIONS, complete(prompt=[1.5]), "invalid_type", "prompt[0]"),
+    (COMPLETIONS, complete(prompt=[-1]), "invalid_type", "prompt[0]"),
+    (COMPLETIONS, complete(prompt=[2**31]), "invalid_type", "prompt[0]"),
+    (COMPLETIONS, complete(prompt=[10**30]), "invalid_type", "prompt[0]"),
+    (COMPLETIONS, complete(prompt={"a": 1}), "invalid_type", "prompt"),
+    (COMPLETIONS, complete(echo="yes"), "invalid_type", "echo"),
+    (CHAT, chat(echo=True), "unsupported", "echo"),
     (COMPLETIONS, complete(prompt=[260]), "invalid_value", "prompt"),
     (GENERATE, "{}", "invalid_value", "text"),
     (GENERATE, '{"text": "A", "input_ids": [1]}', "invalid_value", "text"),
@@ -86,7 +96,12 @@ BAD_BODIES = [
     (CHAT, chat(stop=["A"] * 17), "invalid_value", "stop"),
     (CHAT, chat(stop=""), "invalid_value", "stop"),
     (CHAT, chat(stop=[5]), "invalid_type", "stop[0]"),
-    (GENERATE, '{"text": "A", "sampling_params": {"max_new_tokens": 0}}', "invalid_value", "max_new_tokens"),
+    (
+        GENERATE,
+        '{"text": "A", "sampling_params": {"max_new_tokens": 0}}',
+        "invalid_value",
+        "sampling_params.max_new_tokens",
+    ),
     # not supported
     (CHAT, chat(n=2), "unsupported", "n"),
     (CHAT, chat(logprobs=True), "unsupported", "logprobs"),
@@ -95,7 +110,6 @@ BAD_BODIES = [
     (CHAT, chat(response_format={"type": "json_object"}), "unsupported", "response_format"),
     (CHAT, chat(frequency_penalty=0.5), "unsupported", "frequency_penalty"),
     (CHAT, chat(logit_bias={"5": 1}), "unsupported", "logit_bias"),
-    (COMPLETIONS, complete(echo=True), "unsupported", "echo"),
     (COMPLETIONS, complete(logprobs=0), "unsupported", "logprobs"),
 ]
 
@@ -148,17 +162,18 @@ def test_neutral_and_ignored_fields_are_accepted() -> None:
         ).encode(),
         MODEL,
     )  # fmt: skip
-    assert request.sampling.top_k is None
-    assert request.sampling.temperature == 1.0
+    (prompt,) = request.prompts
+    assert prompt.sampling.top_k is None
+    assert prompt.sampling.temperature == 1.0
     assert not request.stream
 
 
 def test_defaults() -> None:
-    assert parse_chat(chat().encode(), MODEL).sampling.max_tokens is None
-    assert parse_completion(complete().encode(), MODEL).sampling.max_tokens == 16
-    assert parse_generate(b'{"text": "A"}').sampling.max_tokens == 128
+    assert parse_chat(chat().encode(), MODEL).prompts[0].sampling.max_tokens is None
+    assert parse_completion(complete().encode(), MODEL).prompts[0].sampling.max_tokens == 16
+    assert parse_generate(b'{"text": "A"}').prompts[0].sampling.max_tokens == 128
     both = parse_chat(chat(max_tokens=5, max_completion_tokens=7).encode(), MODEL)
-    assert both.sampling.max_tokens == 7
+    assert both.prompts[0].sampling.max_tokens == 7
 
 
 def test_a_misspelt_field_is_answered_with_the_right_one() -> None:
@@ -169,5 +184,6 @@ def test_a_misspelt_field_is_answered_with_the_right_one() -> None:
 def test_an_answer_of_our_own_can_be_sent_back_as_history() -> None:
     message = {"role": "assistant", "content": "A", "refusal": None, "tool_calls": None, "annotations": []}
     request = parse_chat(chat(messages=[*HELLO, message, *HELLO]).encode(), MODEL)
-    assert request.messages is not None
-    assert request.messages[1] == {"role": "assistant", "content": "A"}
+    messages = request.prompts[0].messages
+    assert messages is not None
+    assert messages[1] == {"role": "assistant", "content": "A"}

@@ -16,12 +16,13 @@ from learnsgl.message.channel import SendChannel
 from learnsgl.message.types import AbortMsg, Delta, Ending, ErrorInfo, TokenizeMsg, UserReply
 from learnsgl.server.api_server import ModelCard, make_app
 from learnsgl.server.http_trace import HttpTrace
-from learnsgl.server.parse import NewRequest
-from learnsgl.server.requests import SHUTTING_DOWN, RequestFailed, RequestHub
+from learnsgl.server.live import Piece, RequestFailed
+from learnsgl.server.new_request import NewPrompt, NewRequest
+from learnsgl.server.requests import SHUTTING_DOWN, RequestHub
 from learnsgl.trace import events
 from learnsgl.trace.recorder import MemoryRecorder
 
-REQUEST = NewRequest(SamplingParams(), True, False, "prompt", 10, text="A")
+REQUEST = NewRequest((NewPrompt(SamplingParams(), text="A"),), True, False, "prompt", 10)
 
 
 class Tokenizer:
@@ -87,15 +88,15 @@ def test_text_is_gathered_for_a_slow_reader() -> None:
         live = bench.hub.submit(REQUEST, "/generate")
         bench.reply(Delta(1, accepted=True))
         await live.wait_accepted()
-        deltas = live.deltas()
+        pieces = live.pieces()
         bench.reply(Delta(1, text="a"))
-        assert await anext(deltas) == ("a", None)
+        assert await anext(pieces) == Piece(0, "a")
         bench.reply(Delta(1, text="b"), Delta(1, text="c"))
         bench.reply(Delta(1, text="d"), end(1))
-        text, ending = await anext(deltas)
-        assert (text, ending is not None) == ("bcd", True)
+        piece = await anext(pieces)
+        assert (piece.text, piece.ending is not None) == ("bcd", True)
         with pytest.raises(StopAsyncIteration):
-            await anext(deltas)
+            await anext(pieces)
         assert bench.ended() == [(1, "stop", 200, None)]
 
     run(body)
@@ -106,10 +107,10 @@ def test_an_error_in_the_middle_comes_after_the_text_before_it() -> None:
         bench = Bench()
         live = bench.hub.submit(REQUEST, "/generate")
         bench.reply(Delta(1, accepted=True, text="a"), end(1, FinishReason.ERROR, ErrorInfo("broke", 500, "x")))
-        deltas = live.deltas()
-        assert await anext(deltas) == ("a", None)
+        pieces = live.pieces()
+        assert await anext(pieces) == Piece(0, "a")
         with pytest.raises(RequestFailed, match="broke"):
-            await anext(deltas)
+            await anext(pieces)
 
     run(body)
 
@@ -164,7 +165,7 @@ def test_a_request_that_cannot_be_sent_is_not_left_behind() -> None:
 
 @contextlib.asynccontextmanager
 async def http_client(bench: Bench) -> AsyncIterator[httpx.AsyncClient]:
-    app = make_app(bench.hub, ModelCard("m", 64, 0), "run")
+    app = make_app(bench.hub, ModelCard("m", "m", 64, 0), "run")
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         yield client

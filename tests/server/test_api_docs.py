@@ -1,0 +1,75 @@
+"""docs/api.md says of every field what the code does with it: honoured, refused or accepted, and with which values."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from learnsgl.server import parse_generate
+from learnsgl.server.openai import IGNORED, NEUTRAL, ChatCompletionRequest, CompletionRequest, Sampling
+
+PAGE = (Path(__file__).parents[2] / "docs" / "api.md").read_text(encoding="utf-8")
+
+
+def sections() -> dict[str, str]:
+    parts = re.split(r"^#{2,3} (.+)$", PAGE, flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def rows(text: str) -> dict[str, tuple[str, str]]:
+    """What a section's tables say of each field: honoured, refused or accepted, and the last column."""
+    found: dict[str, tuple[str, str]] = {}
+    for names, what, rest in re.findall(r"^\| (`.*?) \| (honoured|refused|accepted) \| (.*) \|$", text, re.MULTILINE):
+        for name in re.findall(r"`(\w+)`", names):
+            assert name not in found, f"{name} stands there twice"
+            found[name] = what, rest
+    return found
+
+
+def honoured(table: dict[str, tuple[str, str]]) -> set[str]:
+    return {name for name, (what, _) in table.items() if what == "honoured"}
+
+
+def fields(schema: type[msgspec.Struct]) -> set[str]:
+    return {field.encode_name for field in msgspec.structs.fields(schema)}
+
+
+def values(words: str) -> tuple[Any, ...]:
+    """The values in the last column of a refused field."""
+    if words == "none":
+        return ()
+    return tuple(json.loads(word.strip("`")) for word in words.split(", "))
+
+
+def check_neutral(table: dict[str, tuple[str, str]], neutral: Any) -> None:
+    said = {name: values(rest) for name, (what, rest) in table.items() if what == "refused"}
+    assert said == {name: tuple(allowed) for name, allowed in neutral.items()}
+
+
+def test_the_fields_of_the_openai_routes() -> None:
+    sampling, others = rows(sections()["Sampling fields"]), rows(sections()["Other fields"])
+    assert honoured(sampling) == fields(Sampling)
+    for title, schema in (("chat/completions", ChatCompletionRequest), ("completions", CompletionRequest)):
+        table = rows(sections()[f"`/v1/{title}`"])
+        assert honoured(table) == fields(schema) - fields(Sampling), title
+    assert {name for name, (what, _) in others.items() if what == "accepted"} == IGNORED
+    check_neutral(others, NEUTRAL)
+
+
+def test_the_fields_of_generate() -> None:
+    first, _, second = sections()["`/generate`"].partition("Fields of `sampling_params`")
+    assert honoured(rows(first)) == fields(parse_generate.GenerateRequest)
+    assert honoured(rows(second)) == fields(parse_generate.GenerateSampling)
+    check_neutral(rows(first), parse_generate.OTHERS.neutral)
+    check_neutral(rows(second), parse_generate.SAMPLING_OTHERS.neutral)
+
+
+@pytest.mark.parametrize("code", sorted(set(re.findall(r"\(`([a-z_]+)`\)", PAGE))))
+def test_the_codes_of_errors_are_in_troubleshooting(code: str) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    assert f"`{code}`" in page

@@ -1,5 +1,6 @@
 """The recordings in `traces/`: each verifies, is small, holds no text and no path, and stands in the README's table."""
 
+import dataclasses
 import importlib
 import json
 import re
@@ -11,6 +12,7 @@ import pytest
 from learnsgl.config import TraceLevel
 from learnsgl.trace import events as ev
 from learnsgl.trace.events import KINDS
+from learnsgl.trace.pack import pack
 from learnsgl.trace.reader import Trace
 from learnsgl.trace.show import to_json
 from learnsgl.trace.verify import verify
@@ -63,6 +65,52 @@ def test_a_recording_shows_what_its_row_says(record, file):
     assert record.untrue(name_of(file)) == []
 
 
+def test_a_sentence_that_is_not_true_is_found(record, monkeypatch):
+    told = record.RECORDINGS["first_request"]
+    wrong = dataclasses.replace(
+        told.claims[0], text="It has two requests.", holds=lambda facts, _: len(facts.lives) == 2
+    )
+    monkeypatch.setitem(
+        record.RECORDINGS, "first_request", dataclasses.replace(told, claims=(*told.claims, wrong))
+    )  # fmt: skip
+    monkeypatch.setattr(record, "MAX_BYTES", 1000)
+    said, size = record.untrue("first_request")
+    assert said == "It has two requests."
+    assert re.fullmatch(r"It takes \d\d,\d{3} bytes; at most 1,000 are allowed\.", size)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
+def test_a_recording_was_made_as_the_script_says(record, file):
+    recording, facts = record.RECORDINGS[name_of(file)], record.facts_of(name_of(file))
+    command = ["learnsgl", "serve", "--port", "0", "--model", "smollm2-135m", "--trace", "runs", *recording.options]
+    assert facts.trace.manifest["command"] == command
+    assert facts.trace.manifest["made_by"] == record.command_of(name_of(file))
+    assert len(facts.lives) == sum(map(len, recording.rounds))
+    limits = sorted(ask.max_tokens for asks in recording.rounds for ask in asks)
+    assert all(length <= limit for length, limit in zip(facts.answers, limits, strict=True))
+
+
+def options(config):
+    return {(area, name): value for area, values in config.items() for name, value in values.items()}.items()
+
+
+def test_partners_have_the_same_requests_and_differ_in_one_option(record):
+    pairs = {name: recording.partner for name, recording in record.RECORDINGS.items() if recording.partner}
+    assert set(pairs) == set(pairs.values()) >= {name for name in record.RECORDINGS if name.startswith("pair_")}
+    for name, partner in pairs.items():
+        assert pairs[partner] == name
+        assert record.RECORDINGS[name].rounds == record.RECORDINGS[partner].rounds
+        mine, others = (options(record.facts_of(one).trace.manifest["config"]) for one in (name, partner))
+        assert len(mine - others) == 1, f"{name} and {partner} differ in {sorted(mine ^ others)}"
+
+
+def test_an_unknown_name_starts_no_server(record, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["record.py", "first_request", "second_request"])
+    with pytest.raises(SystemExit):
+        record.main()
+    assert "no recording is called 'second_request'; there are: first_request, chat_conc" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
 def test_a_recording_is_small_and_whole(record, file):
     assert file.stat().st_size <= record.MAX_BYTES
@@ -95,6 +143,16 @@ def test_the_recording_with_text_holds_the_prompts_that_the_script_sends(record)
     assert all(any(question in prompt for prompt in prompts) for question in asked)
     answers = [text for event in told if isinstance(event, ev.DetokText) for text in event.texts]
     assert "lighthouse" in "".join(answers)
+
+
+def test_the_recording_with_text_can_be_packed_without_it(record, tmp_path):
+    file = pack(record.path_of("tokens_level"), tmp_path / "x.trace.zip")
+    before, after = Trace.open(record.path_of("tokens_level")), Trace.open(file)
+    assert verify(after).is_whole
+    assert after.num_events == before.num_events
+    told = json.dumps([to_json(entry) for entry in after.events()])
+    assert "lighthouse" in json.dumps([to_json(entry) for entry in before.events()])
+    assert "lighthouse" not in told
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)

@@ -110,7 +110,7 @@ SHARED_PREFIX = Recording(
         Claim(
             "In the first round the second request waits for the prefix that the first one computes (`prefix`), and "
             "then takes {f.lives[1].cached_tokens} tokens from the cache.",
-            lambda f, o: f.blocked["prefix"] >= 1 and (f.lives[1].cached_tokens or 0) > 100,
+            lambda f, o: (f.lives[1].key.uid, f.lives[0].key.uid) in f.prefix_waits,
         ),
     ),
     ("--num-pages", "640", "--max-prefill-length", "128"),

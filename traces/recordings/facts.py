@@ -31,6 +31,7 @@ class Facts:
         steps: its steps, in order.
         kinds: how many events there are of each kind.
         blocked: how often a request began to wait, by reason.
+        prefix_waits: requests that waited for a prefix, each with the one that computed it.
         num_evicted_pages: pages that the cache gave up.
         lost: processes that died, with their exit codes.
         codes: error codes that clients got.
@@ -46,6 +47,7 @@ class Facts:
     steps: Steps = field(default_factory=Steps)
     kinds: Counter[str] = field(default_factory=Counter)
     blocked: Counter[str] = field(default_factory=Counter)
+    prefix_waits: list[tuple[int, int | None]] = field(default_factory=list)
     num_evicted_pages: int = 0
     lost: dict[str, int | None] = field(default_factory=dict)
     codes: Counter[str] = field(default_factory=Counter)
@@ -111,9 +113,10 @@ class Facts:
         return max((after - before for before, after in pairs), default=0) / 1e6
 
     @property
-    def longest_ttft_ms(self) -> float:
-        """Longest time to first token."""
-        return max([life.ttft_s * 1e3 for life in self.lives if life.ttft_s is not None] or [0.0])
+    def long_ttft_ms(self) -> float:
+        """Time to first token of the request with the longest prompt."""
+        longest = max(self.lives, key=lambda life: life.prompt_tokens or 0)
+        return (longest.ttft_s or 0.0) * 1e3
 
     @property
     def ttft_ms(self) -> float:
@@ -170,6 +173,8 @@ def _take(facts: Facts, entry: Entry, event: Any) -> None:
     match event:
         case events.SchedBlocked():
             facts.blocked[event.reason] += 1
+            if event.reason == "prefix":
+                facts.prefix_waits.append((event.uid, event.other_uid))
         case events.CacheEvicted():
             facts.num_evicted_pages += len(event.pages) // 4
             facts.num_hot_evictions += facts.num_running_at(event.ns) > 1

@@ -18,8 +18,8 @@ CHUNK_64 = Recording(
         ),
         Claim(
             "Answers beside it wait less for their next token ({f.longest_gap_ms:,.0f} ms at the most, with 512 "
-            "{o.longest_gap_ms:,.0f} ms); its own first token comes after {f.longest_ttft_ms:,.0f} ms (with 512 "
-            "{o.longest_ttft_ms:,.0f} ms).",
+            "{o.longest_gap_ms:,.0f} ms); its own first token comes after {f.long_ttft_ms:,.0f} ms (with 512 "
+            "{o.long_ttft_ms:,.0f} ms).",
             lambda f, o: f.longest_gap_ms < o.longest_gap_ms,
         ),
     ),

@@ -39,7 +39,8 @@ def add_model_command(subparsers: Any) -> None:
     info = commands.add_parser("info", help="a model's sizes, files and hashes, memory, licence, and support")
     info.add_argument(
         "name", nargs="?", default=BUILT_IN_MODEL,
-        help="as `model ls` lists it, a folder, a .gguf file or a repository that is here (default: %(default)s)",
+        help="as `model ls` lists it, a folder, a .gguf file, a repository that is here, or a shape such as "
+        "dummy:qwen3-0.6b (default: %(default)s)",
     )  # fmt: skip
     info.add_argument("--json", action="store_true", help="print one JSON object")
     info.set_defaults(run=run_info)
@@ -60,16 +61,12 @@ def run_pull(args: argparse.Namespace) -> int:
 
 def run_ls(args: argparse.Namespace) -> int:
     """`learnsgl model ls`: what is here, whole or in part, what could be, and what is supported."""
-    from learnsgl.hub.info import supported_architectures
-    from learnsgl.hub.listing import list_models
+    from learnsgl.hub.listing import list_models, supported
 
     for entry in list_models(cache_folder()):
         size = f"{entry.num_bytes / 1e6:.1f} MB" if entry.num_bytes else ""
         print(f"{entry.name:32}  {size:>10}  {entry.state:10}  {entry.about}")
-    print(
-        f"\nsupported: {', '.join(supported_architectures())}; weights in safetensors (float32, bfloat16, float16), or"
-    )
-    print("a .gguf file of a Llama model. `learnsgl model info NAME` says why a model isn't supported")
+    print(f"\n{supported()}")
     return 0
 
 

@@ -79,6 +79,12 @@ def find_preset(name: str) -> Preset:
     return PRESETS[name]
 
 
+def preset_folder(name: str, cache: Path) -> Path:
+    """Where the preset's files are, or will be; another configuration has another folder."""
+    config = find_preset(name).config
+    return models_folder(cache) / f"dummy-{name}-{_digest(json.dumps(config).encode())}"
+
+
 def resolve_preset(name: str, served_name: str | None, cache: Path, progress: bool) -> ModelFiles:
     """A folder with the preset's configuration and a byte tokenizer.
 
@@ -86,8 +92,7 @@ def resolve_preset(name: str, served_name: str | None, cache: Path, progress: bo
         ModelNotFoundError: see `find_preset`.
         FolderError: the cache folder can't be written.
     """
-    config = find_preset(name).config
-    folder = models_folder(cache) / f"dummy-{name}-{_digest(json.dumps(config).encode())}"
+    config, folder = find_preset(name).config, preset_folder(name, cache)
     build_once(folder, {"dummy": name}, lambda fresh: _build(fresh, config), progress=progress)
     return read_model_files(folder, served_name or f"dummy:{name}", ModelSource.DUMMY, needs_weights=False)
 
@@ -144,4 +149,4 @@ def _build(folder: Path, config: Mapping[str, Any]) -> None:
 
 
 def _digest(*contents: bytes) -> str:
-    return hashlib.sha256(b"".join(contents)).hexdigest()[:16]
+    return hashlib.sha256(b"".join(contents)).hexdigest()[:8]

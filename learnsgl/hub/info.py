@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from learnsgl.config import cache_folder
+from learnsgl.config import DUMMY_PREFIX, cache_folder
 from learnsgl.errors import LearnsglError, ModelNotFoundError, UnsupportedModelError
-from learnsgl.hub import tiny
+from learnsgl.hub import dummy, tiny
 from learnsgl.hub.model_files import ModelSource, read_json, read_model_files
 from learnsgl.hub.resolve import BUILT_IN_NAMES, REPOSITORY_ID, WHEEL_MODELS
 from learnsgl.hub.store import models_folder, read_manifest
@@ -25,6 +25,7 @@ from learnsgl.models.config import parse_model_config
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 """What the engine can hold weights and KV cache in."""
+_DUMMY_LICENCE = "none needed: random weights, made on this machine"
 _MAX_HEADER_BYTES = 100_000_000
 
 
@@ -70,18 +71,22 @@ def model_info(name: str, *, cache: Path | None = None) -> ModelInfo:
     """Describe a model that is on this machine.
 
     Args:
-        name: as `learnsgl model ls` lists it, or a folder, a `.gguf` file, or a repository in Hugging Face's cache.
+        name: as `learnsgl model ls` lists it, or a folder, a `.gguf` file, a repository in Hugging Face's cache, or a
+            shape `dummy:NAME`, for which nothing has to be here.
         cache: the cache folder; by default `config.cache_folder()`.
 
     Raises:
         ModelNotFoundError: it isn't on this machine; the message says how to get it.
     """
     cache = cache or cache_folder()
+    if name.startswith(DUMMY_PREFIX):
+        return _preset_info(name, cache)
     pulled = models_folder(cache) / name
     if Path(name).name == name and (pulled / "config.json").is_file():
-        manifest = read_manifest(pulled)
+        manifest = read_manifest(pulled) or {"origin": {}, "files": {}}
         source = ModelSource.BUILT_IN if name in BUILT_IN_NAMES else ModelSource.GGUF
-        return _folder_info(name, pulled, source, {} if manifest is None else manifest["files"])
+        source = ModelSource.DUMMY if "dummy" in manifest["origin"] else source
+        return _folder_info(name, pulled, source, manifest["files"])
     path = Path(name).expanduser()
     if path.is_dir():
         return _folder_info(path.resolve().name, path.resolve(), ModelSource.FOLDER, {})
@@ -98,11 +103,6 @@ def model_info(name: str, *, cache: Path | None = None) -> ModelInfo:
     )
 
 
-def supported_architectures() -> tuple[str, ...]:
-    """Names of the architectures that the engine has, in the order of the alphabet."""
-    return tuple(ARCHITECTURES)
-
-
 def _folder_info(name: str, folder: Path, source: ModelSource, known: Mapping[str, Any]) -> ModelInfo:
     config = read_json(folder / "config.json")
     if not isinstance(config, dict):
@@ -110,12 +110,23 @@ def _folder_info(name: str, folder: Path, source: ModelSource, known: Mapping[st
     paths = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
     shapes, dtypes = _read_headers([path for path in paths if path.suffix == ".safetensors"])
     files = (FileInfo(path.name, path.stat().st_size, known.get(path.name, {}).get("sha256")) for path in paths)
+    why_not = None
     try:
-        read_model_files(folder, name, source)
-        why_not = _why_not(config, str(folder / "config.json"))
+        read_model_files(folder, name, source, needs_weights=source is not ModelSource.DUMMY)
     except LearnsglError as error:
         why_not = str(error)
-    return _describe(name, folder, source, config, shapes, dtypes, _licence(name, folder), tuple(files), why_not)
+    licence = _DUMMY_LICENCE if source is ModelSource.DUMMY else _licence(name, folder)
+    return _describe(name, folder, source, config, _count(shapes), dtypes, licence, tuple(files), why_not)
+
+
+def _preset_info(name: str, cache: Path) -> ModelInfo:
+    preset_name = name.removeprefix(DUMMY_PREFIX)
+    preset, folder = dummy.find_preset(preset_name), dummy.preset_folder(preset_name, cache)
+    paths = sorted(folder.iterdir()) if folder.is_dir() else []
+    files = tuple(FileInfo(path.name, path.stat().st_size) for path in paths)
+    return _describe(
+        name, folder, ModelSource.DUMMY, preset.config, preset.num_parameters, (), _DUMMY_LICENCE, files, None
+    )
 
 
 def _gguf_info(path: Path) -> ModelInfo:
@@ -125,11 +136,11 @@ def _gguf_info(path: Path) -> ModelInfo:
     try:
         gguf = GgufFile(path)
     except UnsupportedModelError as error:
-        return _describe(path.stem, path, ModelSource.GGUF, {}, {}, (), None, (file,), str(error))
+        return _describe(path.stem, path, ModelSource.GGUF, {}, 0, (), None, (file,), str(error))
     licence = gguf.get("general.license")
     return _describe(
-        path.stem, path, ModelSource.GGUF, gguf.config, gguf.shapes(), gguf.saved_dtypes(),
-        None if licence is None else str(licence), (file,), _why_not(gguf.config, str(path)),
+        path.stem, path, ModelSource.GGUF, gguf.config, _count(gguf.shapes()), gguf.saved_dtypes(),
+        None if licence is None else str(licence), (file,), None,
     )  # fmt: skip
 
 
@@ -138,14 +149,18 @@ def _describe(
     path: Path,
     source: ModelSource,
     config: Mapping[str, Any],
-    shapes: Mapping[str, tuple[int, ...]],
+    num_parameters: int,
     dtypes: tuple[str, ...],
     licence: str | None,
     files: tuple[FileInfo, ...],
     why_not: str | None,
 ) -> ModelInfo:
-    num_parameters = sum(math.prod(shape) for shape in shapes.values())
     context_len = config.get("max_position_embeddings")
+    try:  # as the engine would
+        where = str(path / "config.json" if path.is_dir() else path)
+        context_len = parse_model_config(config, {}, where=where).max_position_embeddings
+    except LearnsglError as error:
+        why_not = why_not or str(error)
     return ModelInfo(
         name=name, path=path, source=source, architecture=", ".join(config.get("architectures") or ["unknown"]),
         num_parameters=num_parameters, saved_dtypes=dtypes,
@@ -157,6 +172,8 @@ def _describe(
 
 def kv_token_bytes(config: Mapping[str, Any]) -> dict[str, int]:
     """Bytes of KV cache that one token takes, by dtype: a key and a value, in every layer, for every KV head."""
+    name = (config.get("architectures") or [None])[0]
+    config = {**(ARCHITECTURES[name].defaults if name in ARCHITECTURES else {}), **config}
     try:
         num_heads = int(config["num_attention_heads"])
         head_dim = int(config.get("head_dim") or int(config["hidden_size"]) // num_heads)
@@ -167,13 +184,8 @@ def kv_token_bytes(config: Mapping[str, Any]) -> dict[str, int]:
     return {dtype: size * numbers for dtype, size in DTYPE_BYTES.items()}
 
 
-def _why_not(config: Mapping[str, Any], where: str) -> str | None:
-    """What the engine would refuse; `None` where it would take the model."""
-    try:
-        parse_model_config(config, {}, where=where)
-    except LearnsglError as error:
-        return str(error)
-    return None
+def _count(shapes: Mapping[str, tuple[int, ...]]) -> int:
+    return sum(math.prod(shape) for shape in shapes.values())
 
 
 def _read_headers(paths: list[Path]) -> tuple[dict[str, tuple[int, ...]], tuple[str, ...]]:
@@ -204,7 +216,7 @@ def _licence(name: str, folder: Path) -> str | None:
     if name in WHEEL_MODELS:
         return WHEEL_MODELS[name].licence
     if name == tiny.NAME:
-        return "none needed: random weights, made on this machine"
+        return _DUMMY_LICENCE
     card = folder / "README.md"
     if not card.is_file():
         return None

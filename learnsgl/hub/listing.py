@@ -6,9 +6,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from learnsgl.config import DUMMY_PREFIX
+from learnsgl.hub.dummy import PRESETS
 from learnsgl.hub.info import ModelInfo
 from learnsgl.hub.resolve import BUILT_IN_NAMES, WHEEL_MODELS
 from learnsgl.hub.store import MANIFEST, downloads_folder, models_folder, read_manifest
+from learnsgl.models.architectures import ARCHITECTURES
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,17 @@ def _bytes(folder: Path) -> int:
 
 def _summary(name: str) -> str:
     return WHEEL_MODELS[name].summary if name in WHEEL_MODELS else "random weights, made in a moment, for tests"
+
+
+def supported() -> str:
+    """What the engine can serve, for people."""
+    lines = ["supported: weights in safetensors (float32, bfloat16, float16) or in .gguf files, of"]
+    for name, architecture in ARCHITECTURES.items():
+        files = "safetensors, .gguf" if architecture.gguf_name else "safetensors"
+        lines.append(f"  {name:20}  {architecture.family} ({files})")
+    shapes = ", ".join(DUMMY_PREFIX + name for name in PRESETS)
+    lines.append(f"and, to measure speed, random weights: {shapes}, or any config.json with --dummy-weights.")
+    return "\n".join([*lines, "`learnsgl model info NAME` says why a model isn't supported"])
 
 
 def describe(info: ModelInfo) -> str:

@@ -12,9 +12,10 @@ from safetensors.numpy import load_file
 
 from learnsgl.errors import ModelNotFoundError
 from learnsgl.hub import resolve_model
-from learnsgl.hub.info import kv_token_bytes, model_info, supported_architectures
-from learnsgl.hub.listing import describe
+from learnsgl.hub.info import kv_token_bytes, model_info
+from learnsgl.hub.listing import describe, supported
 from learnsgl.hub.model_files import ModelSource
+from learnsgl.models.architectures import ARCHITECTURES
 
 
 @pytest.fixture
@@ -33,7 +34,8 @@ def change(folder: Path, **values: Any) -> None:
 def test_the_architectures_are_those_of_the_registry() -> None:
     from learnsgl.models.registry import MODEL_CLASSES
 
-    assert supported_architectures() == tuple(sorted(MODEL_CLASSES))
+    assert tuple(ARCHITECTURES) == tuple(sorted(MODEL_CLASSES))
+    assert all(name in supported() for name in MODEL_CLASSES)
     assert all(cls.__name__ == name for name, cls in MODEL_CLASSES.items())
 
 
@@ -115,3 +117,27 @@ def test_kv_bytes_without_grouped_heads_or_a_head_dim() -> None:
     config = {"num_attention_heads": 8, "hidden_size": 512, "num_hidden_layers": 2}
     assert kv_token_bytes(config)["float32"] == 2 * 2 * 8 * 64 * 4
     assert kv_token_bytes({"d_model": 512}) == {}
+
+
+def test_what_a_file_leaves_out_means_what_its_architecture_says() -> None:
+    config = {"num_attention_heads": 8, "hidden_size": 512, "num_hidden_layers": 2}
+    assert kv_token_bytes({**config, "architectures": ["Qwen3ForCausalLM"]})["float16"] == 2 * 2 * 8 * 128 * 2
+
+
+def test_the_context_is_the_one_that_the_engine_would_serve(folder: Path) -> None:
+    yarn = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 1024}
+    change(folder, architectures=["Qwen2ForCausalLM"], rope_scaling=yarn)
+    assert model_info(str(folder)).context_len == 4096
+
+
+def test_a_shape_is_described_before_and_after_it_is_made(tmp_path: Path) -> None:
+    before = model_info("dummy:qwen3-0.6b", cache=tmp_path)
+    assert (before.source, before.num_parameters, before.why_not) == (ModelSource.DUMMY, 596_049_920, None)
+    assert (before.kv_token_bytes["bfloat16"], before.context_len, before.files) == (112 * 1024, 40960, ())
+    made = resolve_model("dummy:qwen3-0.6b", cache=tmp_path, progress=False).folder
+    after = model_info("dummy:qwen3-0.6b", cache=tmp_path)
+    assert "tokenizer.json" in [file.name for file in after.files]
+    as_listed = model_info(made.name, cache=tmp_path)
+    assert (as_listed.source, as_listed.why_not) == (ModelSource.DUMMY, None)
+    with pytest.raises(ModelNotFoundError, match=r"there are: dummy:llama-3\.1-8b"):
+        model_info("dummy:other", cache=tmp_path)

@@ -42,7 +42,8 @@ def run_export(trace: Trace, args: argparse.Namespace) -> int:
             texts = "chrome, jsonl, or otlp with --json"
             raise OptionError(f"--out is -, and {chosen} isn't text; name a file, or choose {texts}")
         try:
-            export_trace(trace, chosen, sys.stdout.buffer, **options)
+            with _bar(trace, is_shown=not sys.stdout.isatty()) as progress:
+                export_trace(trace, chosen, sys.stdout.buffer, progress=progress, **options)
             _tell_unknown(trace)
         except BrokenPipeError:  # whoever reads has seen enough, as with `| head`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -63,7 +64,9 @@ def _tell_unknown(trace: Trace) -> None:
 
 
 @contextlib.contextmanager
-def _bar(trace: Trace) -> Iterator[Progress]:
+def _bar(trace: Trace, *, is_shown: bool = True) -> Iterator[Progress]:
     """A bar on stderr, if it takes longer than a moment."""
-    with tqdm(total=trace.num_events, unit=" events", unit_scale=True, delay=BAR_DELAY_S, leave=False) as bar:
+    with tqdm(
+        total=trace.num_events, unit=" events", unit_scale=True, delay=BAR_DELAY_S, leave=False, disable=not is_shown
+    ) as bar:  # fmt: skip
         yield lambda num_done, num_events: bar.update(num_done - bar.n)

@@ -8,12 +8,16 @@ from __future__ import annotations
 import msgspec
 
 from learnsgl.export.output import Writable
-from learnsgl.export.recording import Progress, entries, fields_of
-from learnsgl.trace.reader import Trace
+from learnsgl.export.recording import Progress, fields_of, read_through
+from learnsgl.trace.reader import Entry, Trace
 
 
 def write_jsonl(trace: Trace, output: Writable, *, with_text: bool = False, progress: Progress | None = None) -> None:
     """Write a trace as JSON lines; events of level `tokens` come without text and token ids unless they are wanted."""
     encoder = msgspec.json.Encoder()
-    for entry in entries(trace, progress):
-        output.write(encoder.encode(fields_of(entry, with_text=with_text)) + b"\n")
+
+    def line(entry: Entry) -> tuple[bytes]:
+        return (encoder.encode(fields_of(entry, with_text=with_text)) + b"\n",)
+
+    for data in read_through(trace, line, progress):
+        output.write(data)

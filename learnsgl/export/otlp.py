@@ -7,7 +7,6 @@ Source: the OpenTelemetry Protocol specification, and "OpenTelemetry Protocol Fi
 
 from __future__ import annotations
 
-import functools
 from enum import Enum
 from typing import Any
 
@@ -20,7 +19,7 @@ from opentelemetry.proto.trace.v1 import trace_pb2
 
 from learnsgl import __version__
 from learnsgl.export.output import Writable
-from learnsgl.export.recording import Facts, Progress, entries, facts_of
+from learnsgl.export.recording import Facts, Progress, facts_of, read_through
 from learnsgl.export.spans import Attribute, Span, SpanKind, SpanStream
 from learnsgl.trace.reader import Trace
 
@@ -49,9 +48,8 @@ def write_otlp(
     facts = facts_of(trace)
     spans = SpanStream(trace, facts, with_text=with_text)
     batches = _Batches(trace, facts, output, form)
-    for entry in entries(trace, progress):
-        for span in spans.take(entry):
-            batches.add(span)
+    for span in read_through(trace, spans.take, progress):
+        batches.add(span)
     for span in spans.rest():
         batches.add(span)
     batches.close()
@@ -65,6 +63,7 @@ class _Batches:
         self._facts = facts
         self._output = output
         self._form = form
+        self._resources: dict[str | None, Resource] = {}
         self._spans: dict[str | None, list[Span]] = {}
         self._num_spans = 0
         self._num_parts = 0
@@ -104,8 +103,12 @@ class _Batches:
         parts = msgspec.json.encode(request["resourceSpans"])[1:-1]
         self._output.write((b"," if self._num_parts else b'{"resourceSpans":[') + parts)
 
-    @functools.cache  # noqa: B019 - one for each process of one trace
     def _resource(self, process: str | None) -> Resource:
+        if process not in self._resources:
+            self._resources[process] = self._new_resource(process)
+        return self._resources[process]
+
+    def _new_resource(self, process: str | None) -> Resource:
         attributes: dict[str, Attribute] = {
             "service.name": "learnsgl", "service.version": str(self._version()),
             "service.instance.id": self._facts.run_id, "learnsgl.level": str(self._facts.level or "unknown"),
@@ -130,8 +133,9 @@ class _Batches:
         )  # fmt: skip
         for link in span.links:
             made.links.add(trace_id=link.trace_id, span_id=link.span_id)
-        for name, ns in span.happenings:
-            made.events.add(name=name, time_unix_nano=self._facts.unix_ns(ns))
+        for name, ns, attributes in span.happenings:
+            moment = self._facts.unix_ns(ns)
+            made.events.add(name=name, time_unix_nano=moment, attributes=_key_values(attributes))
         if span.error is not None:
             made.status.code = trace_pb2.Status.STATUS_CODE_ERROR
             made.status.message = span.error

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
 from learnsgl.errors import FolderError
 from learnsgl.export.output import refuse_existing
-from learnsgl.export.recording import Facts, Progress, entries, facts_of
+from learnsgl.export.recording import Facts, Progress, facts_of, read_through
 from learnsgl.export.tables import TABLES, Column, Row, TableRows
 from learnsgl.trace.reader import Trace
 
@@ -80,9 +80,8 @@ def _write_tables(trace: Trace, parts: dict[str, Path], with_text: bool, progres
     rows = TableRows(trace, with_text=with_text)
     with contextlib.ExitStack() as stack:
         tables = {name: stack.enter_context(_Table(parts[name], columns, facts)) for name, columns in TABLES.items()}
-        for entry in entries(trace, progress):
-            for name, row in rows.take(entry):
-                tables[name].add(row)
+        for name, row in read_through(trace, rows.take, progress):
+            tables[name].add(row)
         for name, row in rows.rest():
             tables[name].add(row)
 

@@ -1,21 +1,23 @@
 """What every format says of a recording as a whole: its run, its model, its clock, and what is missing in it.
 
-The writers call this once each; `entries` is the one loop through the events, so that progress is told and text is
-left out in one place.
+The writers call this once each; `read_through` is the one loop through the events, so that progress is told, a
+contradiction is named and text is left out in one place.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from learnsgl.config import TraceLevel
+from learnsgl.trace.checks.base import violation
 from learnsgl.trace.clock import ClockAnchor, anchor_from_json
 from learnsgl.trace.pack import without_paths
 from learnsgl.trace.reader import Entry, Trace
 from learnsgl.trace.show import to_json
 
+T = TypeVar("T")
 Progress = Callable[[int, int], None]
 """Called now and then with the events that were read, and with all there are."""
 _TELL_EVERY = 2048
@@ -76,12 +78,21 @@ def notes_of(trace: Trace) -> list[str]:
     return notes
 
 
-def entries(trace: Trace, progress: Progress | None) -> Iterator[Entry]:
-    """All events by their moments; `progress` hears of them."""
+def read_through(trace: Trace, take: Callable[[Entry], Iterable[T]], progress: Progress | None) -> Iterator[T]:
+    """What `take` makes of each event, by their moments; `progress` hears of them.
+
+    Raises:
+        TraceFormatError: a frame of the trace is broken.
+        TraceViolation: an event's fields don't belong together; it is named.
+    """
     total = trace.num_events
     count = 0
     for count, entry in enumerate(trace.events(), start=1):
-        yield entry
+        try:
+            made = list(take(entry))
+        except (ValueError, IndexError, KeyError) as error:
+            raise violation(entry, f"it can't be exported, for its fields don't belong together: {error}") from error
+        yield from made
         if progress is not None and count % _TELL_EVERY == 0:
             progress(count, total)
     if progress is not None:

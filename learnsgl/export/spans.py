@@ -23,6 +23,8 @@ from learnsgl.trace.reader import Entry, Trace
 
 Attribute = str | int | float | bool | list[str]
 _OPERATIONS = {"/v1/chat/completions": "chat", "/v1/completions": "text_completion"}
+MAX_REASONS = 32
+"""Reasons to wait that a span holds."""
 _OTHER_OPERATION = "text_completion"
 _ROLES = {
     "received": "api", "tokenized": "tokenizer", "queued": "scheduler", "prefilled": "scheduler",
@@ -50,6 +52,18 @@ class Link(NamedTuple):
     span_id: bytes
 
 
+class Happening(NamedTuple):
+    """A moment within a span.
+
+    Attributes:
+        name, ns, attributes: what, when, and its numbers.
+    """
+
+    name: str
+    ns: int
+    attributes: dict[str, Attribute]
+
+
 class Span(NamedTuple):
     """A span, on the trace's own clock.
 
@@ -59,7 +73,7 @@ class Span(NamedTuple):
         parent_id: of the span around it; `None` for the root of a request.
         name, kind, start_ns, end_ns, attributes, links: of the span.
         error: the error code with which it ended, if any.
-        happenings: moments within it: name and ns.
+        happenings: moments within it.
     """
 
     process: str | None
@@ -73,7 +87,33 @@ class Span(NamedTuple):
     attributes: dict[str, Attribute]
     links: tuple[Link, ...] = ()
     error: str | None = None
-    happenings: tuple[tuple[str, int], ...] = ()
+    happenings: tuple[Happening, ...] = ()
+
+
+class _Wait:
+    """Why the scheduler let a request wait: each reason when it became the reason.
+
+    Attributes:
+        reasons: the first few of them.
+        other_uids: requests for whose prefix it waited.
+    """
+
+    def __init__(self) -> None:
+        self.reasons: list[Happening] = []
+        self.other_uids: list[int] = []
+        self._last: tuple[str, int | None] | None = None
+
+    def add(self, event: events.SchedBlocked) -> None:
+        """It waits in a step for this reason; in the next for the same one, usually."""
+        reason = event.reason, event.other_uid
+        if reason == self._last or len(self.reasons) >= MAX_REASONS:
+            return
+        self._last = reason
+        numbers = {name: getattr(event, name) for name in ("step", "needed", "free", "evictable", "promised")}
+        attributes: dict[str, Attribute] = {f"learnsgl.{name}": number for name, number in numbers.items()}
+        self.reasons.append(Happening(f"blocked: {event.reason}", event.ns, attributes))
+        if event.other_uid is not None and event.other_uid not in self.other_uids:
+            self.other_uids.append(event.other_uid)
 
 
 class SpanStream:
@@ -97,6 +137,7 @@ class SpanStream:
         """From a request to the last message about it that each process has received."""
         self._address: tuple[str, int] | None = None
         self._with_text = with_text
+        self._blocked: dict[tuple[int, int], _Wait] = {}
         self._prompts: dict[int, str] = {}
         self._answers: dict[tuple[int, int], list[str]] = {}
 
@@ -109,6 +150,8 @@ class SpanStream:
                 self._pairs.sent(entry, event)
             case events.MsgReceived() as event:
                 yield from self._message_spans(self._pairs.received(entry, event))
+            case events.SchedBlocked() as event if entry.process == self._processes["scheduler"]:
+                self._blocked.setdefault((event.uid, event.choice), _Wait()).add(event)
             case events.TokText() as event if self._with_text:
                 self._prompts[event.uid] = event.text
             case events.DetokText() as event if self._with_text:
@@ -174,6 +217,7 @@ class SpanStream:
         self._prompts.pop(uid, None)
         for life in lives:
             self._answers.pop(life.key, None)
+            self._blocked.pop(life.key, None)
 
     def _root_span(self, record: RequestRecord, lives: list[RequestLife], start_ns: int, end_ns: int) -> Span:
         attributes = self._root_attributes(record, lives)
@@ -214,13 +258,16 @@ class SpanStream:
 
     def _stage_span(self, life: RequestLife, stage: Stage) -> Span:
         uid, choice = life.key
+        wait = self._blocked.get(life.key) if stage.name == "queued" else None
+        others = wait.other_uids if wait is not None else ()
+        links = tuple(Link(self._trace_id(other), self._span_id(other, "root")) for other in others)
         return Span(
             self._processes[_ROLES[stage.name]], self._trace_id(uid), self._span_id(uid, f"{choice}/{stage.name}"),
             self._span_id(uid, "root"), stage.name, SpanKind.INTERNAL, stage.start_ns, stage.end_ns,
-            {"learnsgl.uid": uid, "learnsgl.choice": choice},
+            {"learnsgl.uid": uid, "learnsgl.choice": choice}, links, None, () if wait is None else tuple(wait.reasons),
         )  # fmt: skip
 
 
-def _happenings(lives: list[RequestLife]) -> tuple[tuple[str, int], ...]:
+def _happenings(lives: list[RequestLife]) -> tuple[Happening, ...]:
     first_tokens = [life.committed_ns[0] for life in lives if life.committed_ns]
-    return (("first token", min(first_tokens)),) if first_tokens else ()
+    return (Happening("first token", min(first_tokens), {}),) if first_tokens else ()

@@ -14,7 +14,7 @@ from learnsgl.export.counters import COUNTERS, CounterKind, SchedulerCounters
 from learnsgl.export.layout import Lanes, Layout, args_of, listed
 from learnsgl.export.lives import LifeStream, RequestRecord
 from learnsgl.export.messages import Message, MessagePairs
-from learnsgl.export.recording import Progress, entries
+from learnsgl.export.recording import Progress, read_through
 from learnsgl.export.steps import StepStream
 from learnsgl.export.tracks import Args, Instant, Item, Sample, Slice, Track, TrackKind
 from learnsgl.trace import events
@@ -55,12 +55,11 @@ def tell(trace: Trace, *, with_text: bool = False, progress: Progress | None = N
 
     Raises:
         TraceFormatError: a frame of the trace is broken.
+        TraceViolation: an event's fields don't belong together.
     """
     teller = _Teller(trace, with_text)
     yield from teller.told()
-    for entry in entries(trace, progress):
-        teller.take(entry)
-        yield from teller.told()
+    yield from read_through(trace, teller.take, progress)
     teller.finish()
     yield from teller.told()
 
@@ -115,8 +114,8 @@ class _Teller:
         items, self._items = self._items, []
         return [*self._layout.untold(), *items]
 
-    def take(self, entry: Entry) -> None:
-        """Take one event over."""
+    def take(self, entry: Entry) -> list[Item]:
+        """Take one event over; returns what can be told with it."""
         self._steps.take(entry)
         handler = self._handlers.get(type(entry.event))
         if handler is not None:
@@ -128,6 +127,7 @@ class _Teller:
                 self._items.append(Sample(track, entry.event.ns, value))
         for record in self._lives.take(entry):
             self._tell_request(record)
+        return self.told()
 
     def finish(self) -> None:
         """The trace has ended: tell what is still open."""

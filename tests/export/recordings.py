@@ -15,6 +15,7 @@ from learnsgl.scheduler.scheduler import Scheduler
 from learnsgl.trace import events as ev
 from learnsgl.trace.manifest import create_run
 from learnsgl.trace.pack import pack
+from learnsgl.trace.reader import kind_of
 from learnsgl.trace.recorder import open_recorder
 from tests.fakes import FakeExecutor
 from tests.trace.story import UID, C, Story, U, at_level, i4, i8, tell, write
@@ -32,6 +33,19 @@ def spoken() -> Story:
     detokenizer.insert(4, ev.DetokText(261, 1, U, C, i4(8), [ANSWER[0]]))
     detokenizer.insert(8, ev.DetokText(361, 2, U, C, i4(9), [ANSWER[1]]))
     return at_level(story, TraceLevel.TOKENS)
+
+
+def offline() -> Story:
+    """The same request in one process, as `learnsgl.llm.LLM` records it."""
+    merged = [
+        event
+        for its_events in tell().values()
+        for event in its_events
+        if not isinstance(event, (ev.MsgSent, ev.MsgReceived, ev.TraceBegin)) and not kind_of(event).startswith("proc")
+    ]
+    merged.sort(key=lambda event: event.ns)
+    begin = [ev.ProcessStarted(5, "llm", "llm", 100, 1), ev.TraceBegin(6, "full", False)]
+    return {"llm": [*begin, *merged, ev.ProcessEnded(700)]}
 
 
 def two_ranks() -> Story:
@@ -116,6 +130,7 @@ SORTS: dict[str, Callable[[Path], Path]] = {
     "steps": lambda root: write(root, at_level(tell(), TraceLevel.STEPS), TraceLevel.STEPS),
     "tokens": lambda root: write(root, spoken(), TraceLevel.TOKENS),
     "two ranks": lambda root: write(root, two_ranks()),
+    "offline": lambda root: write(root, offline()),
     "choices": lambda root: write(root, several_choices()),
     "cut": cut,
     "late": late,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from learnsgl.errors import FolderError, OptionError, StartupError, TraceFormatError
+from learnsgl.errors import FolderError, OptionError, StartupError, TraceFormatError, TraceViolation
 from learnsgl.export import ExportFormat, export_trace, notes_of
 from learnsgl.export import formats as formats_module
 from learnsgl.trace import events as ev
@@ -19,7 +19,7 @@ from learnsgl.trace.commands import EXPORT_FORMATS, add_trace_command
 from learnsgl.trace.frames import HEADER
 from learnsgl.trace.reader import Trace
 from tests.export.recordings import ROOT, SORTS, packed, spoken
-from tests.trace.story import tell, write
+from tests.trace.story import i4, i8, tell, write
 
 FORMATS = list(ExportFormat)
 
@@ -134,6 +134,29 @@ def test_a_broken_frame_is_named_and_nothing_is_left(folder: Path, format: Expor
     out.parent.mkdir()
     with pytest.raises(TraceFormatError, match=r"scheduler-0.1.trace, byte \d+"):
         export_trace(Trace.open(folder), format, out)
+    assert not list(out.parent.iterdir())
+
+
+MALFORMED = {
+    "half a number": ev.SchedStep(181, 1, 179, i8(7)[:-3], i4(0), i4(0), i4(3), 1, 0, 13),
+    "arrays of two lengths": ev.SchedAdmitted(181, 1, i8(7, 8), i4(0, 0), i4(0), i4(0), i8(0), i4(5)),
+}
+
+
+UNREAD = {(ExportFormat.OTLP, "half a number"), (ExportFormat.JSONL, "arrays of two lengths")}
+"""Spans need no steps; lines tell what is there, and put nothing together."""
+
+
+@pytest.mark.parametrize(
+    ("format", "name"), [(format, name) for format in FORMATS for name in MALFORMED if (format, name) not in UNREAD]
+)
+def test_an_event_that_contradicts_itself_is_named(tmp_path: Path, format: ExportFormat, name: str) -> None:
+    story = tell()
+    story["scheduler-0"].insert(9, MALFORMED[name])
+    out = tmp_path / "out" / "x"
+    out.parent.mkdir()
+    with pytest.raises(TraceViolation, match=r"scheduler-0, event 10 \(sched\.\w+\): .* belong together"):
+        export_trace(Trace.open(write(tmp_path, story)), format, out)
     assert not list(out.parent.iterdir())
 
 

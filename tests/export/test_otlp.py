@@ -14,11 +14,12 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.trace.v1 import trace_pb2
 
 from learnsgl.export import export_trace
+from learnsgl.trace import events as ev
 from learnsgl.trace.life import requests
 from learnsgl.trace.manifest import read_manifest
 from learnsgl.trace.reader import Trace
 from tests.export.recordings import ANSWER, PROMPT, SORTS
-from tests.trace.story import UID, tell, write
+from tests.trace.story import UID, i4, i8, tell, write
 
 STAGE_NAMES = ("received", "tokenized", "queued", "prefilled", "decoded", "detokenized", "replied", "ended")
 
@@ -140,6 +141,30 @@ def test_ids_are_the_run_s_and_the_request_s(story: Trace, tmp_path: Path) -> No
 
     assert ids(story) == ids(story)
     assert ids(story) != ids(Trace.open(write(tmp_path, tell()))), "another run"
+
+
+def test_why_a_request_waited_is_on_its_queued_span(tmp_path: Path) -> None:
+    story = tell()
+    waits = [("prefix", UID), ("prefix", UID), ("pages", None), ("prefix", UID)]
+    story["scheduler-0"][6:6] = [
+        ev.ReqQueued(161, 8, 0, 2, 3, 5, None),
+        *(ev.SchedBlocked(162 + at, 1, 8, 0, why, 0, 3, 13, 0, 5, other) for at, (why, other) in enumerate(waits)),
+        ev.SchedAdmitted(167, 1, i8(8), i4(0), i4(1), i4(0), i8(0), i4(5)),
+    ]
+    trace = Trace.open(write(tmp_path, story))
+    spans = [span for _, span in spans_of(exported(trace)) if attributes(span)["learnsgl.uid"] == 8]
+    (queued,) = [span for span in spans if span.name == "queued"]
+    assert [event.name for event in queued.events] == ["blocked: prefix", "blocked: pages", "blocked: prefix"]
+    assert attributes(queued.events[1]) == {
+        "learnsgl.step": 1, "learnsgl.needed": 3, "learnsgl.free": 13, "learnsgl.evictable": 0, "learnsgl.promised": 5
+    }  # fmt: skip
+    (link,) = queued.links
+    (root,) = [
+        span
+        for _, span in spans_of(exported(trace))
+        if not span.parent_span_id and attributes(span)["learnsgl.uid"] == UID
+    ]
+    assert (link.trace_id, link.span_id) == (root.trace_id, root.span_id)
 
 
 def test_an_error_is_the_span_s_status(tmp_path: Path) -> None:

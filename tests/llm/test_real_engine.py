@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import httpx
 import pytest
 
 from learnsgl.core import SamplingParams
+from learnsgl.hub import tiny
 from learnsgl.llm import LLM
 from learnsgl.local_server import LocalServer
 from learnsgl.trace.reader import Trace
@@ -53,6 +55,18 @@ def test_its_recording_can_be_drawn(llm: LLM) -> None:
     assert len(data.visits[-1].chunks_ns) > 1
     assert {work.kind for work in data.work} >= {"tokenize", "schedule", "detokenize"}
     assert "requests" in [label.get_text() for axes in figure.axes for label in axes.texts + axes.get_yticklabels()]
+
+
+def test_a_shape_answers_with_nonsense_that_can_be_read(tmp_path: Path) -> None:
+    qwen2 = {"architectures": ["Qwen2ForCausalLM"], "vocab_size": 5000, "eos_token_id": None}
+    (tmp_path / "config.json").write_text(json.dumps({**tiny.CONFIG, **qwen2}))
+    with LLM(str(tmp_path), dummy_weights=True, num_threads=1, num_pages=256) as llm:
+        assert llm.info.model == tmp_path.name
+        prompts = ["Hi", [5, 4999], [{"role": "user", "content": "Hi"}]]
+        answers = llm.generate(prompts, GREEDY)
+        assert [len(answer.token_ids) for answer in answers] == [16, 16, 16]
+        assert all(f" t{token}" in answer.text for answer in answers for token in answer.token_ids if token > 257)
+        assert sum(len(delta.text) > 0 for delta in llm.stream("Hi", GREEDY)) > 8
 
 
 @pytest.mark.model

@@ -46,6 +46,7 @@ class SchedulerCounters:
 
     Attributes:
         pages: pages of the cache.
+        num_pages: all KV pages; `None` until the engine is ready, or where the trace begins later.
 
     Args:
         from_start: whether the process's first event is in the trace.
@@ -54,12 +55,20 @@ class SchedulerCounters:
 
     def __init__(self, *, from_start: bool, has_cache: bool) -> None:
         self.pages = CachePages(from_start=from_start)
+        self.num_pages: int | None = None
         self._has_cache = has_cache
         self._learns_running = not from_start
         self._running: set[Key] = set()
         self._prompt_lens: dict[Key, int] = {}
         self._num_cached = 0
         self._num_prompt = 0
+
+    def _idle(self) -> Samples:
+        samples: Samples = [(WAITING, 0), (RUNNING, len(self._running)), (BATCH_SIZE, 0), (STEP_TOKENS, 0)]
+        if self.num_pages is not None and self.has_pages:  # only the cache holds pages then
+            num_free = self.num_pages - self.pages.num_evictable - self.pages.num_locked
+            samples.append((FREE_PAGES, num_free))
+        return samples + self._cache()
 
     @property
     def has_pages(self) -> bool:
@@ -71,6 +80,9 @@ class SchedulerCounters:
         if self._has_cache:
             self.pages.apply(event)
         match event:
+            case events.EngineReady():
+                self.num_pages = event.num_pages
+                return [(FREE_PAGES, event.num_pages)]
             case events.ReqQueued():
                 self._prompt_lens[event.uid, event.choice] = event.prompt_len
             case events.SchedAdmitted():
@@ -82,7 +94,7 @@ class SchedulerCounters:
             case events.SchedStep():
                 return self._step(event)
             case events.SchedIdle():
-                return [(WAITING, 0), (RUNNING, len(self._running)), (BATCH_SIZE, 0), (STEP_TOKENS, 0), *self._cache()]
+                return self._idle()
         return []
 
     def _admit(self, event: events.SchedAdmitted) -> Samples:

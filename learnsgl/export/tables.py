@@ -163,7 +163,6 @@ class TableRows:
         self._counters = {
             name: SchedulerCounters(from_start=not trace.begins_late(name), has_cache=has_cache) for name in schedulers
         }
-        self._num_pages: dict[str, int] = {}
 
     def take(self, entry: Entry) -> Iterator[NamedRow]:
         """Take one event over; gives the rows that are complete with it."""
@@ -178,8 +177,6 @@ class TableRows:
                 self._pairs.sent(entry, event)
             case events.MsgReceived() as event:
                 yield "messages", _message_row(self._pairs.received(entry, event))
-            case events.EngineReady(num_pages=num_pages):
-                self._num_pages[entry.process] = num_pages
         if entry.process in self._counters:
             yield from self._scheduler_rows(entry)
 
@@ -204,8 +201,8 @@ class TableRows:
             known = counters.has_pages
             evictable, locked = (counters.pages.num_evictable, counters.pages.num_locked) if known else (None, None)
             own = None
-            if entry.process in self._num_pages and evictable is not None and locked is not None:
-                own = self._num_pages[entry.process] - event.num_free_pages - evictable - locked
+            if counters.num_pages is not None and evictable is not None and locked is not None:
+                own = counters.num_pages - event.num_free_pages - evictable - locked
             yield "pages", (entry.process, event.step, event.ns, event.num_free_pages, evictable, locked, own)
             return
         for row in _cache_rows(event):

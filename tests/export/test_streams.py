@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from learnsgl.export.counters import FREE_PAGES, SchedulerCounters
 from learnsgl.export.lives import LifeStream, RequestRecord, _Numbers
 from learnsgl.export.messages import MessagePairs
 from learnsgl.export.pages import CachePages
@@ -96,6 +97,18 @@ def test_pages_are_those_of_the_fold(scheduled: Trace) -> None:
     kinds = {entry.kind for entry in scheduled.events()}
     assert kinds >= {"cache.split", "cache.moved", "cache.evicted", "cache.inserted", "cache.locked", "cache.touched"}
     assert compare_pages(scheduled, from_start=True) == scheduled.num_events
+
+
+def test_free_pages_are_those_of_the_fold_even_when_idle(scheduled: Trace) -> None:
+    counters, fold = SchedulerCounters(from_start=True, has_cache=True), Fold()
+    num_idle = 0
+    for entry in scheduled.events("scheduler-0"):
+        fold.apply(entry.event)
+        samples = dict(counters.take(entry.event))
+        if FREE_PAGES in samples:
+            assert samples[FREE_PAGES] == (fold.state.refs == 0).sum()
+            num_idle += isinstance(entry.event, ev.SchedIdle)
+    assert num_idle > 0
 
 
 def test_pages_are_known_from_the_first_keyframe_on(tmp_path: Path) -> None:

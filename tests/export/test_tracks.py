@@ -91,7 +91,7 @@ def test_the_story_is_told_as_it_was(story: Trace) -> None:
     assert told.flows[0] == ("send TokenizeMsg", "receive TokenizeMsg")
     assert told.instants[scheduler, scheduler, "sched.admitted", 170] == 1
     assert told.instants["api", "api", "req.ended", 400] == 1
-    assert told.samples[scheduler, "free pages"] == [(180, 13), (280, 12)]
+    assert told.samples[scheduler, "free pages"] == [(18, 16), (180, 13), (280, 12)]
     assert told.samples[scheduler, "tokens a step"] == [(180, 3), (280, 1)]
     assert told.samples[scheduler, "running"] == [(180, 1), (280, 1)]
     assert told.samples[scheduler, "cache hit rate"] == [(170, 0.0)]

@@ -352,6 +352,11 @@ def limit_spinning() -> bool:
     return True
 
 
+def wants_no_color() -> bool:
+    """Whether the user asks programs for text without colours, by NO_COLOR (no-color.org) or a terminal without any."""
+    return bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
+
+
 def cache_folder() -> Path:
     """Where pulled models are kept: `$LEARNSGL_HOME`, or `learnsgl` in the user's cache folder."""
     if home := os.environ.get("LEARNSGL_HOME"):

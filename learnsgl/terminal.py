@@ -1,13 +1,15 @@
 """What a person's terminal is given: text that a model wrote, made harmless.
 
-`learnsgl generate` and `learnsgl chat` use it. A model can write any character, also those that move the cursor,
-change colours or set the window's title.
+`learnsgl generate`, `learnsgl chat` and `learnsgl trace show` use it. A model can write any character, also those that
+move the cursor, change colours or set the window's title. Colours of our own are added here too, to text that is
+harmless by then.
 """
 
 from __future__ import annotations
 
 import io
 import sys
+from enum import StrEnum
 from typing import TextIO
 
 _KEPT = "\n\t"
@@ -24,3 +26,22 @@ def utf8_output() -> TextIO:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(encoding="utf-8")
     return sys.stdout
+
+
+class Style(StrEnum):
+    """How a piece of text looks on a terminal: the numbers of an ANSI escape sequence (SGR)."""
+
+    PLAIN = ""
+    BOLD = "1"
+    DIM = "2"
+    RED = "31"
+    GREEN = "32"
+    YELLOW = "33"
+    BLUE = "34"
+    MAGENTA = "35"
+    CYAN = "36"
+
+
+def styled(text: str, style: Style, *, color: bool) -> str:
+    """The text in a style, where colours are wanted."""
+    return f"\x1b[{style}m{text}\x1b[0m" if color and style and text else text

@@ -176,14 +176,19 @@ class Around:
     def steps_in_flight(self, ns: int, position: int) -> tuple[StepInFlight, ...]:
         """Steps that the scheduler has submitted and not committed, oldest first."""
         found: list[events.SchedStep] = []
+        committed: int | None = None
         for entry in self._stream.backward(position):
             match entry.event:
-                case events.SchedStep():
+                case events.SchedStep(step=step):
                     found.append(entry.event)
-                case events.SchedCommitted(step=committed):
-                    found = [step for step in found if step.step > committed]
-                    break
-        return tuple(self._in_flight(step, ns, position) for step in reversed(found))
+                    if step == 1 or (committed is not None and step <= committed + 1):
+                        break
+                case events.SchedCommitted(step=step) if committed is None:
+                    committed = step  # steps are committed in their order, so this is the newest
+                    if found and found[-1].step <= step + 1:
+                        break
+        pending = [step for step in reversed(found) if committed is None or step.step > committed]
+        return tuple(self._in_flight(step, ns, position) for step in pending)
 
     def _in_flight(self, event: events.SchedStep, ns: int, position: int) -> StepInFlight:
         uids, lens = tuple(ints(event.uids, "i8").tolist()), tuple(ints(event.lens, "i4").tolist())

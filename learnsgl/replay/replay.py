@@ -101,9 +101,14 @@ class Replay:
         return (self.end_ns - self.start_ns) / 1e9
 
     @property
+    def has_whole_end(self) -> bool:
+        """Whether every process has recorded its end."""
+        return not any(self.trace.is_cut(name) for name in self.trace.processes)
+
+    @property
     def has_ended(self) -> bool:
         """Whether nothing can be added: every process has recorded its end, or the recording is packed."""
-        return not self.trace.path.is_dir() or not any(self.trace.is_cut(name) for name in self.trace.processes)
+        return self.has_whole_end or not self.trace.path.is_dir()
 
     @property
     def steps(self) -> range:

@@ -15,8 +15,9 @@ from typing import Any
 
 import msgspec
 
-from learnsgl.config import TraceLevel
+from learnsgl.config import TraceLevel, wants_no_color
 from learnsgl.errors import FolderError, OptionError
+from learnsgl.terminal import utf8_output
 from learnsgl.trace.events import KINDS
 from learnsgl.trace.life import requests
 from learnsgl.trace.pack import pack, unpack
@@ -77,6 +78,18 @@ def add_trace_command(subparsers: Any) -> None:
 
 def _add_stories(commands: Any) -> None:
     """Add what tells of requests and of whole runs; the rooms that do it are loaded when they are asked for."""
+    showing = _add(commands, "show", run_show, "the server at a moment: processes, requests, pages, tree, messages")
+    _add_path(showing)
+    showing.add_argument(
+        "--at",
+        metavar="WHEN",
+        help="12.5s since the first event, step:40, scheduler-0:1234, start or end (default: the end of a recording "
+        "that goes on or was cut off; otherwise the middle one of its steps)",
+    )
+    showing.add_argument("--json", action="store_true", help="print all that is known as JSON")
+    showing.add_argument(
+        "--follow", action="store_true", help="print the end again and again until the server has ended"
+    )
     ledger = _add(commands, "ledger", run_ledger, "where the time went: to the first token, and from token to token")
     _add_path(ledger)
     ledger.add_argument("uid", type=int, nargs="?", metavar="UID", help="request (default: medians over all)")
@@ -89,6 +102,13 @@ def _add_stories(commands: Any) -> None:
         metavar="TIME",
         help="only at this moment: 12.5s since the first event, step:40, scheduler-0:1234, start or end",
     )
+    comparing = _add(commands, "diff", run_diff, "where two recordings of one workload part, why, and their totals")
+    comparing.add_argument("a", type=Path, metavar="A", help=_PATH_HELP)
+    comparing.add_argument("b", type=Path, metavar="B", help="likewise")
+    comparing.add_argument("--json", action="store_true", help="print JSON")
+    workload = _add(commands, "workload", run_workload, "arrivals, lengths and shared prefixes as JSON lines")
+    _add_path(workload)
+    workload.add_argument("--out", type=Path, metavar="FILE", help="file to write (default: print)")
 
 
 def _add_export(commands: Any) -> None:
@@ -165,6 +185,22 @@ def run_verify(args: argparse.Namespace) -> int:
     return 0
 
 
+def run_show(args: argparse.Namespace) -> int:
+    """Print the server at a moment."""
+    from learnsgl.replay.commands import show_command
+    from learnsgl.replay.replay import Replay
+
+    out = utf8_output()
+    replay = Replay(_open(args.path))
+    color = out.isatty() and not wants_no_color()
+    try:
+        return show_command(replay, out, at=args.at, follow=args.follow, as_json=args.json, color=color)
+    except KeyboardInterrupt:
+        if not args.follow:
+            raise
+        return 0
+
+
 def run_ledger(args: argparse.Namespace) -> int:
     """Print where the time of one request, or of all, went."""
     from learnsgl.replay.ledger_command import print_ledger
@@ -177,6 +213,20 @@ def run_why(args: argparse.Namespace) -> int:
     from learnsgl.replay.why_command import print_why
 
     return print_why(_open(args.path), args.uid, args.at)
+
+
+def run_diff(args: argparse.Namespace) -> int:
+    """Compare two recordings."""
+    from learnsgl.replay.diff_command import print_diff
+
+    return print_diff(_open(args.a), _open(args.b), as_json=args.json)
+
+
+def run_workload(args: argparse.Namespace) -> int:
+    """Write what a load generator needs to send the same requests."""
+    from learnsgl.replay.workload_command import print_workload
+
+    return print_workload(_open(args.path), args.out)
 
 
 def run_pack(args: argparse.Namespace) -> int:

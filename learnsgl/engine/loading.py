@@ -71,8 +71,7 @@ def load_model_runner(folder: Path, name: str, engine: EngineConfig, scheduler: 
     info = ExecutorInfo(
         model=name,
         device=devices.describe(device, num_threads),
-        dtype=devices.dtype_name(dtype)
-        + ("" if engine.quantization == "none" else f" + {engine.quantization} weights"),
+        dtype=_describe_numbers(engine, dtype),
         num_pages=plan.num_pages,
         page_size=engine.page_size,
         max_model_len=plan.max_model_len,
@@ -90,6 +89,13 @@ def load_model_runner(folder: Path, name: str, engine: EngineConfig, scheduler: 
         phases=phases,
     )
     return Loaded(runner, info, device)
+
+
+def _describe_numbers(engine: EngineConfig, dtype: torch.dtype) -> str:
+    """`bfloat16`, and what weights are beside that: `float32 + int8 weights`, `bfloat16 + dummy weights`."""
+    kinds = [engine.quantization] if engine.quantization != "none" else []
+    kinds += ["dummy"] if engine.has_dummy_weights else []
+    return devices.dtype_name(dtype) + (f" + {' '.join(kinds)} weights" if kinds else "")
 
 
 def _make_runner(

@@ -103,10 +103,10 @@ def _resolve_gguf(path: Path, served_name: str | None, cache: Path, progress: bo
 
 
 def _what_there_is(model: str) -> str:
-    close = difflib.get_close_matches(model.lower(), BUILT_IN_NAMES, n=1, cutoff=0.5)
+    shapes = [DUMMY_PREFIX + name for name in dummy.PRESETS]
+    close = difflib.get_close_matches(model.lower(), (*BUILT_IN_NAMES, *shapes), n=1, cutoff=0.5)
     hint = f" Did you mean {close[0]}?" if close else ""
     return (
         f"there is no model {model!r}: it is no built-in model ({', '.join(BUILT_IN_NAMES)}), no folder, no .gguf "
-        f"file, no repository id (org/name) and no shape ({', '.join(DUMMY_PREFIX + name for name in dummy.PRESETS)})."
-        f"{hint}"
+        f"file, no repository id (org/name) and no shape ({', '.join(shapes)}).{hint}"
     )

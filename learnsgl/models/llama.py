@@ -19,4 +19,5 @@ class LlamaForCausalLM(DecoderForCausalLM):
     @staticmethod
     def optional_parts(config: ModelConfig) -> OptionalParts:
         """`attention_bias` and `mlp_bias` of config.json."""
-        return OptionalParts(config.attention_bias, config.attention_bias, config.mlp_bias)
+        bias = config.attention_bias
+        return OptionalParts(qkv_bias=bias, o_bias=bias, mlp_bias=config.mlp_bias)

@@ -20,4 +20,5 @@ class Qwen3ForCausalLM(DecoderForCausalLM):
     @staticmethod
     def optional_parts(config: ModelConfig) -> OptionalParts:
         """The norms, and biases in attention where config.json says so; no published checkpoint has them."""
-        return OptionalParts(config.attention_bias, config.attention_bias, qk_norm=True)
+        bias = config.attention_bias
+        return OptionalParts(qkv_bias=bias, o_bias=bias, qk_norm=True)

@@ -29,6 +29,7 @@ def folder(tmp_path: Path) -> Path:
 def outputs(folder: Path, **changes: Any) -> list[list[int]]:
     config = EngineConfig(**{"device": "cpu", "num_threads": 1, "num_pages": 256, "dummy_weights": True, **changes})
     engine = create_engine(folder, "shape", config, SchedulerConfig(max_running_requests=4))
+    assert engine.info.dtype.endswith("dummy weights"), "nobody takes it for the model itself"
     try:
         return generate(engine, PROMPTS, 16)
     finally:

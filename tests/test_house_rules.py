@@ -20,11 +20,11 @@ PACKAGE = ROOT / "learnsgl"
 
 TORCH_FREE = (
     "core", "errors", "config", "terminal", "cli", "message", "trace", "scheduler", "kvcache", "server", "tokenizer",
-    "hub", "replay", "simulate", "demo", "viz", "chat", "ps", "llm", "offline", "generate", "local_server", "lessons",
+    "hub", "replay", "export", "simulate", "demo", "viz", "chat", "ps", "llm", "offline", "generate", "local_server", "lessons",
 )  # fmt: skip
 """Only the engine's process loads torch."""
 SERVER_SIDE = ("server", "scheduler", "engine", "tokenizer", "message", "kvcache", "models", "attention", "kernels")
-READERS = ("replay", "simulate", "viz", "lessons", "demo", "doctor", "local_server")
+READERS = ("replay", "export", "simulate", "viz", "lessons", "demo", "doctor", "local_server")
 """Rooms that read recordings, or look at the machine. The server must not know of them."""
 ENVIRONMENT_READERS = ("cli.py", "config.py")
 MAX_LINES = 400

@@ -20,7 +20,8 @@ PACKAGE = ROOT / "learnsgl"
 
 TORCH_FREE = (
     "core", "errors", "config", "terminal", "cli", "message", "trace", "scheduler", "kvcache", "server", "tokenizer",
-    "hub", "replay", "export", "simulate", "demo", "viz", "chat", "ps", "llm", "offline", "generate", "local_server", "lessons",
+    "hub", "replay", "export", "simulate", "demo", "viz", "chat", "ps", "llm", "offline", "generate", "local_server",
+    "lessons",
 )  # fmt: skip
 """Only the engine's process loads torch."""
 SERVER_SIDE = ("server", "scheduler", "engine", "tokenizer", "message", "kvcache", "models", "attention", "kernels")

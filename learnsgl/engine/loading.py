@@ -114,6 +114,7 @@ def _make_runner(
         max_model_len=plan.max_model_len,
         page_size=engine.page_size,
         vocab_size=config.vocab_size,
+        eos_ids=config.eos_ids,
         seed=engine.seed,
         device=device,
     )

@@ -74,6 +74,7 @@ class ModelRunner:
         wanted = step.wants_token.astype(bool)
         rows = step.rows[wanted]
         positions = (step.starts + step.lens)[wanted].astype(np.int64)  # where the tokens go: after their run
+        logits = self.tables.changed_logits(logits, rows, positions)
         if masks is not None:
             logits = apply_masks(logits, rows, masks)
         tokens = sample(logits, self.tables.sampling(rows, positions))

@@ -14,6 +14,7 @@ import torch
 
 from learnsgl.attention.backend import ForwardBatch
 from learnsgl.core import Int32Array
+from learnsgl.engine.logit_rules import LogitRules
 from learnsgl.engine.sampler import SamplingBatch, mix, uniforms
 from learnsgl.errors import EngineError
 from learnsgl.scheduler.executor import Admission, Step
@@ -39,6 +40,7 @@ class RowTables:
         max_model_len: int,
         page_size: int,
         vocab_size: int,
+        eos_ids: tuple[int, ...] = (),
         seed: int,
         device: torch.device,
     ) -> None:
@@ -54,8 +56,10 @@ class RowTables:
         self._temperature = np.ones(num_rows, dtype=np.float32)
         self._top_k = np.full(num_rows, vocab_size, dtype=np.int64)
         self._top_p = np.ones(num_rows, dtype=np.float32)
+        self._min_p = np.zeros(num_rows, dtype=np.float32)
         self._greedy = np.ones(num_rows, dtype=np.bool_)
         self._seeds = np.zeros(num_rows, dtype=np.uint64)
+        self._rules = LogitRules(num_rows=num_rows, eos_ids=eos_ids, token_pool=self.token_pool)
 
     def apply(self, step: Step) -> None:
         """Take over what a step says of rows: those released, those admitted, and new pages.
@@ -110,9 +114,14 @@ class RowTables:
             temperature=self._temperature[rows],
             top_k=self._top_k[rows],
             top_p=self._top_p[rows],
+            min_p=self._min_p[rows],
             greedy=self._greedy[rows],
             uniforms=uniforms(self._seeds[rows], positions),
         )
+
+    def changed_logits(self, logits: torch.Tensor, rows: Int32Array, positions: Int64Array) -> torch.Tensor:
+        """Logits [n, V] with the bias, the penalties and the bans of `rows`, for tokens at `positions`; both [n]."""
+        return self._rules.apply(logits, rows, positions)
 
     def write_tokens(self, rows: Int32Array, positions: Int64Array, tokens: torch.Tensor) -> None:
         """Keep sampled tokens (int64 [n], device) where the next step reads them."""
@@ -127,8 +136,10 @@ class RowTables:
         self._temperature[row] = sampling.temperature
         self._top_k[row] = self._vocab_size if sampling.top_k is None else min(sampling.top_k, self._vocab_size)
         self._top_p[row] = sampling.top_p
+        self._min_p[row] = sampling.min_p
         self._greedy[row] = sampling.is_greedy
         self._seeds[row] = row_seed(self._seed, admission)
+        self._rules.admit(admission)
 
     def _append_pages(self, rows: Int32Array, counts: Int32Array, pages: Int32Array) -> None:
         if not len(pages):

@@ -1,4 +1,4 @@
-"""From logits to tokens: greedy, temperature, top-k and top-p, for all rows of a step at once.
+"""From logits to tokens: greedy, temperature, top-k, top-p and min-p, for all rows of a step at once.
 
 The engine calls `sample` on its compute thread. A row's token follows from its own logits, parameters, seed and
 position alone: rows are sorted into kinds by their own parameters, and every operator works row by row.
@@ -7,6 +7,7 @@ position alone: rows are sorted into kinds by their own parameters, and every op
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +33,7 @@ class SamplingBatch:
         temperature: float32 [n]; not read where `greedy` is set.
         top_k: int64 [n]; the vocabulary's size keeps every token.
         top_p: float32 [n].
+        min_p: float32 [n]; 0 rules out nothing.
         greedy: bool [n].
         uniforms: float64 [n] in [0, 1); one random number for each row, from `uniforms`.
     """
@@ -39,6 +41,7 @@ class SamplingBatch:
     temperature: npt.NDArray[np.float32]
     top_k: npt.NDArray[np.int64]
     top_p: npt.NDArray[np.float32]
+    min_p: npt.NDArray[np.float32]
     greedy: npt.NDArray[np.bool_]
     uniforms: npt.NDArray[np.float64]
 
@@ -47,8 +50,9 @@ def sample(logits: torch.Tensor, batch: SamplingBatch) -> torch.Tensor:
     """Choose one token a row.
 
     The logits are divided by the temperature; then top-k keeps the likeliest k; then top-p keeps the smallest set of
-    the likeliest whose renormalised probabilities reach p. The token is where the random number falls in what is
-    left. Source: nucleus sampling is Holtzman et al., 2020, section 3.1.
+    the likeliest whose renormalised probabilities reach p; then min-p keeps those that are at least so many times as
+    probable as the likeliest. The token is where the random number falls in what is left. Sources: nucleus sampling
+    is Holtzman et al., 2020, section 3.1; min-p is Nguyen et al., 2024, section 3.
 
     Args:
         logits: [n, V], any float dtype.
@@ -144,8 +148,13 @@ def _scaled(logits: torch.Tensor, best: torch.Tensor, temperature: npt.NDArray[n
 
 
 def _sample_all(scaled: torch.Tensor, batch: SamplingBatch, rows: npt.NDArray[np.intp]) -> torch.Tensor:
-    """Rows that keep every token: no sorting."""
-    return _invert_cdf(scaled.exp(), batch.uniforms[rows])
+    """Rows without top-k and top-p: no sorting."""
+    weights = scaled.exp()
+    min_p = batch.min_p[rows]
+    if min_p.any():
+        least = torch.from_numpy(min_p).to(scaled.device).unsqueeze(1)
+        weights.masked_fill_(weights < least, 0.0)
+    return _invert_cdf(weights, batch.uniforms[rows])
 
 
 def _sample_filtered(scaled: torch.Tensor, batch: SamplingBatch, rows: npt.NDArray[np.intp]) -> torch.Tensor:
@@ -153,6 +162,7 @@ def _sample_filtered(scaled: torch.Tensor, batch: SamplingBatch, rows: npt.NDArr
     vocab_size = scaled.shape[1]
     top_k = torch.from_numpy(np.minimum(batch.top_k[rows], vocab_size)).to(scaled.device).unsqueeze(1)
     top_p = torch.from_numpy(batch.top_p[rows].astype(np.float64)).to(scaled.device).unsqueeze(1)
+    min_p = torch.from_numpy(batch.min_p[rows].astype(np.float64)).to(scaled.device).unsqueeze(1)
     num_candidates = min(NUM_CANDIDATES, vocab_size)
     values, ids = scaled.topk(num_candidates, dim=-1)
     reached = _keep_k(values, top_k).sum(dim=-1, keepdim=True)
@@ -166,29 +176,36 @@ def _sample_filtered(scaled: torch.Tensor, batch: SamplingBatch, rows: npt.NDArr
     tokens = torch.empty(len(rows), dtype=torch.int64, device=scaled.device)
     if enough.any():
         some = torch.from_numpy(np.flatnonzero(enough)).to(scaled.device)
-        picked = _sample_sorted(values[some], top_k[some], top_p[some], total[some], batch.uniforms[rows[enough]])
+        limits = _Limits(top_k[some], top_p[some], min_p[some])
+        picked = _sample_sorted(values[some], limits, total[some], batch.uniforms[rows[enough]])
         tokens[some] = ids[some].gather(1, picked).squeeze(1)
     if not enough.all():
         rest = torch.from_numpy(np.flatnonzero(~enough)).to(scaled.device)
         values, ids = scaled[rest].sort(dim=-1, descending=True, stable=True)
         total = _keep_k(values, top_k[rest]).sum(dim=-1, keepdim=True)
-        picked = _sample_sorted(values, top_k[rest], top_p[rest], total, batch.uniforms[rows[~enough]])
+        limits = _Limits(top_k[rest], top_p[rest], min_p[rest])
+        picked = _sample_sorted(values, limits, total, batch.uniforms[rows[~enough]])
         tokens[rest] = ids.gather(1, picked).squeeze(1)
     return tokens
 
 
+class _Limits(NamedTuple):
+    """How far down the sorted tokens of n rows go; each [n, 1]."""
+
+    top_k: torch.Tensor
+    top_p: torch.Tensor
+    min_p: torch.Tensor
+
+
 def _sample_sorted(
-    values: torch.Tensor,
-    top_k: torch.Tensor,
-    top_p: torch.Tensor,
-    total: torch.Tensor,
-    uniform: npt.NDArray[np.float64],
+    values: torch.Tensor, limits: _Limits, total: torch.Tensor, uniform: npt.NDArray[np.float64]
 ) -> torch.Tensor:
     """Ranks chosen among sorted values [n, C], as int64 [n, 1]; all else is [n, 1]."""
-    weights = _keep_k(values, top_k)
+    weights = _keep_k(values, limits.top_k)
     # a token stays if those before it don't reach p yet; so the first always does
     before = weights.cumsum(dim=-1) - weights
-    return _invert_cdf(weights.masked_fill_(before >= top_p * total, 0.0), uniform).unsqueeze(1)
+    ruled_out = (before >= limits.top_p * total) | (weights < limits.min_p)  # the first weighs 1
+    return _invert_cdf(weights.masked_fill_(ruled_out, 0.0), uniform).unsqueeze(1)
 
 
 def _keep_k(values: torch.Tensor, top_k: torch.Tensor) -> torch.Tensor:

@@ -62,6 +62,8 @@ class Accepted(msgspec.Struct, omit_defaults=True):
     """The request's stop strings, for the detokenizer."""
     prompt_ids: bytes = b""
     """int32 [num_prompt_tokens] for the first choice, where the prompt's text is wanted."""
+    min_tokens: int = 0
+    """Tokens after which a stop string counts."""
 
 
 class ErrorInfo(msgspec.Struct, omit_defaults=True):
@@ -84,13 +86,15 @@ class Ending(msgspec.Struct, omit_defaults=True):
     num_generated_tokens: int = 0
     """Tokens generated and kept, an end-of-sequence token counted."""
     error: ErrorInfo | None = None
+    matched: int | str | None = None
+    """With `STOP`: the token or the stop string that ended it."""
 
 
 class DetokenizeMsg(msgspec.Struct, tag="DetokenizeMsg", tag_field="type", omit_defaults=True):
     """Scheduler to detokenizer: what one step gave, for all requests at once. `accepted` apply first, `endings` last.
 
-    The token with which a request ended by end-of-sequence is in `token_ids` too; `num_hidden` of its ending tokens
-    give no text.
+    The token with which a request ended, by end of sequence or as one of its stop tokens, is in `token_ids` too;
+    `hidden` says that it gives no text.
     """
 
     step: int = 0
@@ -102,7 +106,7 @@ class DetokenizeMsg(msgspec.Struct, tag="DetokenizeMsg", tag_field="type", omit_
     token_ids: bytes = b""
     """int32 [n]; one token for each request named in `uids`."""
     hidden: bytes = b""
-    """uint8 [n]; 1 for an end-of-sequence token, which gives no text. Empty: none is hidden."""
+    """uint8 [n]; 1 for a token that ended its request, which gives no text. Empty: none is hidden."""
     endings: list[Ending] = []
 
 

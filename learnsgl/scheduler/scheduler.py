@@ -132,7 +132,7 @@ class Scheduler:
             self.prefill.queue[key] = req
             self.journal.queued(key, req.order, req.prompt_len, limit_len, digest)
             prompt_ids = message.input_ids if message.wants_prompt and key.choice == 0 else b""
-            self._outbox.accepted.append(Accepted(*key, req.prompt_len, sampling.stop, prompt_ids))
+            self._outbox.accepted.append(Accepted(*key, req.prompt_len, sampling.stop, prompt_ids, sampling.min_tokens))
 
     def _refuse(self, keys: Sequence[ReqKey], prompt_len: int, error: RequestError) -> None:
         info = ErrorInfo(str(error), error.status, error.code, error.param)
@@ -280,16 +280,19 @@ class Scheduler:
         table.num_output[got] += 1
         table.num_in_flight[rows] -= 1
         self.journal.committed(result.number, start_ns, step.uids, step.choices, rows, step.lens, kept.astype(np.int64))
-        is_eos = self._is_eos[tokens] & ~table.ignore_eos[got]
+        is_end = table.ends_with(got, tokens, self._is_eos[tokens])
         self._outbox.step = result.number
         self._outbox.uids = as_bytes(step.uids[kept], "i8")
         self._outbox.choices = as_bytes(step.choices[kept], "i4")
         self._outbox.token_ids = as_bytes(tokens, "i4")
-        self._outbox.hidden = is_eos.astype(np.uint8).tobytes() if is_eos.any() else b""
+        self._outbox.hidden = is_end.astype(np.uint8).tobytes() if is_end.any() else b""
         self.running.remember_prompts(rows[: step.num_prefill])
-        ended = is_eos | (positions + 1 >= table.limit_len[got])
-        reasons = [FinishReason.STOP if eos else FinishReason.LENGTH for eos in is_eos[ended]]
-        self._outbox.endings += self.running.finish(result.number, got[ended], reasons)
+        ended = is_end | (positions + 1 >= table.limit_len[got])
+        reasons = [FinishReason.STOP if end else FinishReason.LENGTH for end in is_end[ended]]
+        endings = self.running.finish(result.number, got[ended], reasons)
+        for ending, token in zip(endings, tokens[ended].tolist(), strict=True):
+            ending.matched = token if ending.reason is FinishReason.STOP else None
+        self._outbox.endings += endings
         self.running.release(result.number, rows)
 
 

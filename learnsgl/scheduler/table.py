@@ -29,6 +29,8 @@ class ReqTable:
             node, num_pages: these columns by their names (`RowField` says what each is), int64 [num_rows] views.
         page_table: int32 [num_rows, pages of the longest request]; only the first `NUM_PAGES` entries of a row count.
         token_ids: int32 [num_rows, max_model_len]; prompt and committed output of each row.
+        ignore_eos, has_stop_ids: bool [num_rows]; what the row's request wants of its end.
+        num_with_stop_ids: requests with stop tokens of their own.
         reqs: the request in each row.
     """
 
@@ -46,6 +48,8 @@ class ReqTable:
         self.page_table: Int32Array = np.zeros((num_rows, -(-max_model_len // page_size)), dtype=np.int32)
         self.token_ids: Int32Array = np.zeros((num_rows, max_model_len), dtype=np.int32)
         self.ignore_eos: BoolArray = np.zeros(num_rows, dtype=np.bool_)
+        self.has_stop_ids: BoolArray = np.zeros(num_rows, dtype=np.bool_)
+        self.num_with_stop_ids = 0
         self.reqs: list[Req | None] = [None] * num_rows
         self._free_rows = list(range(num_rows))  # a heap: the lowest free row is given first
 
@@ -87,12 +91,15 @@ class ReqTable:
         self.page_table[row, : len(cached_pages)] = cached_pages
         self.token_ids[row, : req.prompt_len] = req.prompt_ids
         self.ignore_eos[row] = req.sampling.ignore_eos
+        self.has_stop_ids[row] = bool(req.sampling.stop_token_ids)
+        self.num_with_stop_ids += bool(req.sampling.stop_token_ids)
         self.reqs[row] = req
         req.row = row
         return row
 
     def release(self, row: int) -> None:
         """Make a row free again."""
+        self.num_with_stop_ids -= bool(self.req(row).sampling.stop_token_ids)
         self.req(row).row = None
         self.reqs[row] = None
         self.columns[:, row] = 0
@@ -130,6 +137,18 @@ class ReqTable:
         """Which of `rows` [n] hold a request that has ended: bool [n]."""
         ended: BoolArray = self.stage[rows] == Stage.FINISHED.value
         return ended
+
+    def ends_with(self, rows: Int64Array, tokens: Int32Array, is_eos: BoolArray) -> BoolArray:
+        """Which of `rows` [n] end with their newest tokens [n], by end of sequence or a stop token: bool [n].
+
+        Args:
+            is_eos: bool [n]; which of the tokens end a sequence.
+        """
+        ends: BoolArray = is_eos & ~self.ignore_eos[rows]
+        if self.num_with_stop_ids:
+            for place in np.flatnonzero(self.has_stop_ids[rows]).tolist():
+                ends[place] |= int(tokens[place]) in self.req(int(rows[place])).sampling.stop_token_ids
+        return ends
 
     def used_rows(self) -> Int64Array:
         """Rows in use, ascending."""

@@ -17,7 +17,7 @@ import msgspec
 
 from learnsgl.errors import RequestError
 
-_PATH = re.compile(r"^(.*?)(?: - at `\$\.?(.*)`)?$", re.DOTALL)
+_PATH = re.compile(r"^(.*?)(?: - at (?:`(key)` in )?`\$\.?(.*)`)?$", re.DOTALL)
 _MISSING = re.compile(r"Object missing required field `(\w+)`")
 _UNKNOWN = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL)
 _MAX_SHOWN = 40
@@ -81,9 +81,10 @@ def explained(message: str, path: str = "") -> RequestError:
     """The error for the client, from msgspec's words and its place below `path`."""
     match = _PATH.match(message)
     assert match is not None, "the pattern matches any text"
-    words, where = match.group(1), _joined(path, match.group(2) or "")
+    words, is_key, place = match.groups()
+    where = _joined(path, (place or "").replace("[...]", ""))  # values of an object have no number
     if missing := _MISSING.match(words):
-        param = f"{where}.{missing.group(1)}" if match.group(2) else path + missing.group(1)
+        param = f"{where}.{missing.group(1)}" if place else path + missing.group(1)
         return RequestError(f"the field {param} is missing", code="missing_required_parameter", param=param)
     if unknown := _UNKNOWN.match(words):
         param = f"{where}.{shown(unknown.group(1))}"
@@ -91,7 +92,8 @@ def explained(message: str, path: str = "") -> RequestError:
     if "min_length" in words or words.startswith("Expected `array` of length >= 1"):
         return RequestError(f"{where} is empty; it needs at least one element", param=where)
     code = "invalid_value" if "<=" in words or ">=" in words else "invalid_type"
-    return RequestError(f"{where}: {words[0].lower()}{words[1:]}", code=code, param=where)
+    told = f"{where}: {words[0].lower()}{words[1:]}" + (" as a name in it" if is_key else "")
+    return RequestError(told, code=code, param=where)
 
 
 def _joined(path: str, place: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from learnsgl.core import FinishReason
 from learnsgl.message.types import Ending
 from learnsgl.server.live import LiveRequest, Piece
 from learnsgl.server.sse import Chunk, sse
@@ -47,8 +48,10 @@ def _about(ending: Ending | None) -> dict[str, Any]:
     if ending is None:
         return {}
     reason: dict[str, Any] = {"type": ending.reason.value}
-    if ending.reason.value == "length":
+    if ending.reason is FinishReason.LENGTH:
         reason["length"] = ending.num_generated_tokens
+    elif ending.matched is not None:
+        reason["matched"] = ending.matched
     return {
         "finish_reason": reason,
         "prompt_tokens": ending.num_prompt_tokens,

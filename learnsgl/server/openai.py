@@ -46,10 +46,17 @@ class Sampling(msgspec.Struct, kw_only=True):
     temperature: float | None = None
     top_k: Int64 | None = None
     top_p: float | None = None
+    min_p: float | None = None
     seed: Int64 | None = None
     stop: str | list[str] | None = None
+    stop_token_ids: list[Int64] | None = None
     ignore_eos: bool | None = None
     max_tokens: Int64 | None = None
+    min_tokens: Int64 | None = None
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
+    repetition_penalty: float | None = None
+    logit_bias: dict[Int64, float] | None = None
 
 
 class ChatCompletionRequest(Sampling, kw_only=True):
@@ -82,8 +89,7 @@ IGNORED = frozenset(
 
 NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "n": (1,), "best_of": (1,), "suffix": ("",), "logprobs": (False,), "top_logprobs": (0,),
-    "frequency_penalty": (0,), "presence_penalty": (0,), "repetition_penalty": (1,), "min_p": (0,), "min_tokens": (0,),
-    "logit_bias": ({},), "stop_token_ids": ([],), "tools": ([],), "tool_choice": ("none", "auto"), "functions": ([],),
+    "tools": ([],), "tool_choice": ("none", "auto"), "functions": ([],),
     "function_call": ("none", "auto"), "response_format": ({"type": "text"},), "modalities": (["text"],), "audio": (),
     "prediction": (), "reasoning_effort": ("none",), "verbosity": ("medium",), "web_search_options": (),
     "skip_special_tokens": (True,), "spaces_between_special_tokens": (True,),

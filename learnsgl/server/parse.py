@@ -93,6 +93,7 @@ def checked_sampling(values: Mapping[str, Any], names: Mapping[str, str], path: 
         del given["top_k"]
     stop = given.get("stop", ())
     given["stop"] = (stop,) if isinstance(stop, str) else tuple(stop)
+    given["stop_token_ids"] = tuple(given.get("stop_token_ids", ()))
     try:
         return SamplingParams(**given)
     except ValueError as error:

@@ -25,10 +25,17 @@ class GenerateSampling(msgspec.Struct):
     temperature: float | None = None
     top_k: Int64 | None = None
     top_p: float | None = None
+    min_p: float | None = None
     sampling_seed: Int64 | None = None
     stop: str | list[str] | None = None
+    stop_token_ids: list[Int64] | None = None
     ignore_eos: bool | None = None
     max_new_tokens: Int64 | None = GENERATE_MAX_TOKENS
+    min_new_tokens: Int64 | None = None
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
+    repetition_penalty: float | None = None
+    logit_bias: dict[Int64, float] | None = None
 
 
 class GenerateRequest(msgspec.Struct):
@@ -48,15 +55,14 @@ OTHERS = OtherFields(
 )  # fmt: skip
 SAMPLING_OTHERS = OtherFields(
     {
-        "n": (1,), "min_p": (0,), "min_new_tokens": (0,), "stop_token_ids": ([],), "frequency_penalty": (0,),
-        "presence_penalty": (0,), "repetition_penalty": (1,), "logit_bias": ({},), "regex": (), "json_schema": (),
+        "n": (1,), "regex": (), "json_schema": (),
         "ebnf": (), "structural_tag": (), "skip_special_tokens": (True,), "spaces_between_special_tokens": (True,),
         "no_stop_trim": (False,), "stop_regex": (), "custom_params": (),
     }
 )  # fmt: skip
 
 _PATH = "sampling_params."
-_NAMES = {"max_tokens": "max_new_tokens", "seed": "sampling_seed"}
+_NAMES = {"max_tokens": "max_new_tokens", "min_tokens": "min_new_tokens", "seed": "sampling_seed"}
 
 
 def parse_generate(body: bytes) -> NewRequest:

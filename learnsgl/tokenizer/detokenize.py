@@ -18,6 +18,7 @@ class IncrementalDetokenizer:
     Args:
         tokenizer: the model's tokenizer.
         stop: the request's stop strings.
+        min_tokens: tokens after which a stop string counts; one that is complete with these isn't seen.
 
     Invariants:
         All the text that `add` and `finish` give, joined, is the decoded text of all tokens, special tokens
@@ -25,15 +26,21 @@ class IncrementalDetokenizer:
 
     Attributes:
         num_tokens: tokens added so far, until a stop string was complete.
-        stopped: whether a stop string is complete; from then on there is no more text.
+        matched: the stop string that is complete; from then on there is no more text.
     """
 
-    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = ()) -> None:
+    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = (), min_tokens: int = 0) -> None:
         self._decoder = tokenizer.start_decoding()
         self._stops = StopStrings(stop) if stop else None
         self._held = ""
+        self._min_tokens = min_tokens
         self.num_tokens = 0
-        self.stopped = False
+        self.matched: str | None = None
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop string has ended the text."""
+        return self.matched is not None
 
     @property
     def num_kept_tokens(self) -> int | None:
@@ -61,12 +68,11 @@ class IncrementalDetokenizer:
         """Add new text to what is held, and take off what can be sent."""
         if self._stops is None or not new:
             return new
-        found = self._stops.find_end(new)
+        found = self._stops.find_end(new, counts=self.num_tokens > self._min_tokens)
         if found is not None:
-            end, length = found
-            self.stopped = True
+            end, self.matched = found
             text, self._held = self._held + new[:end], ""
-            return text[: len(text) - length]
+            return text[: len(text) - len(self.matched)]
         text = self._held + new
         num_free = len(text) - self._stops.num_held
         self._held = text[num_free:]

@@ -85,7 +85,7 @@ class DetokenizerWorker:
 
     def _begin(self, accepted: Accepted, deltas: dict[ReqKey, Delta]) -> None:
         key = ReqKey(accepted.uid, accepted.choice)
-        self._live[key] = _LiveText(IncrementalDetokenizer(self._tokenizer, accepted.stop))
+        self._live[key] = _LiveText(IncrementalDetokenizer(self._tokenizer, accepted.stop, accepted.min_tokens))
         deltas[key] = delta = Delta(*key, accepted=True)
         if accepted.prompt_ids:
             delta.prompt_text = self._text_of(accepted.prompt_ids)
@@ -134,7 +134,7 @@ class DetokenizerWorker:
                 return
         if ending.reason in (FinishReason.STOP, FinishReason.LENGTH):
             # the scheduler may have ended it before it heard of the stop string; the text ends there all the same
-            ending.reason = FinishReason.STOP
+            ending.reason, ending.matched = FinishReason.STOP, live.detokenizer.matched
             ending.num_generated_tokens = live.stopped_after or live.num_tokens
 
     def _record(self, message: DetokenizeMsg, deltas: Mapping[ReqKey, Delta], start_ns: int) -> None:

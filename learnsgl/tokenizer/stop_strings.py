@@ -23,6 +23,16 @@ class _Pattern:
     fallback: list[int]
     matched: int = 0
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether the text ends with the stop string."""
+        return self.matched == len(self.text)
+
+    @property
+    def num_open(self) -> int:
+        """Characters at the end of the text that more text may complete to the stop string."""
+        return self.fallback[self.matched] if self.is_complete else self.matched
+
     def advance(self, char: str) -> None:
         """Take one more character of the text."""
         while self.matched and (self.matched == len(self.text) or self.text[self.matched] != char):
@@ -57,21 +67,25 @@ class StopStrings:
         self._patterns = [_Pattern(stop, _fallbacks(stop)) for stop in stops]
         self.num_held = 0
 
-    def find_end(self, text: str) -> tuple[int, int] | None:
+    def find_end(self, text: str, *, counts: bool = True) -> tuple[int, str] | None:
         """Take the next piece of the text.
+
+        Args:
+            text: the piece.
+            counts: whether a stop string that is complete in this piece ends the text; it may have begun in a piece
+                where none counted.
 
         Returns:
             `None` when no stop string is complete. Else the number of characters of `text` up to and including the
-            last one of the stop string, and the stop string's length (which may reach back into earlier pieces).
+            last one of the stop string, and the stop string (which may reach back into earlier pieces).
         """
-        patterns = self._patterns
         for index, char in enumerate(text):
-            longest = 0
-            for pattern in patterns:
+            complete = ""
+            for pattern in self._patterns:
                 pattern.advance(char)
-                if pattern.matched == len(pattern.text):
-                    longest = max(longest, pattern.matched)
-            if longest:
-                return index + 1, longest
-        self.num_held = max((pattern.matched for pattern in patterns), default=0)
+                if pattern.is_complete and len(pattern.text) > len(complete):
+                    complete = pattern.text
+            if complete and counts:
+                return index + 1, complete
+        self.num_held = max((pattern.num_open for pattern in self._patterns), default=0)
         return None

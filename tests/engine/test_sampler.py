@@ -17,7 +17,7 @@ from learnsgl.errors import EngineError
 from learnsgl.scheduler.executor import Admission, Masks
 from tests.engine.driver import int32
 
-Row = tuple[float, int | None, float, float]  # temperature, top_k, top_p, uniform
+Row = tuple[float, int | None, float, float, float]  # temperature, top_k, top_p, min_p, uniform
 
 
 def batch_of(rows: list[Row], vocab_size: int) -> SamplingBatch:
@@ -25,8 +25,9 @@ def batch_of(rows: list[Row], vocab_size: int) -> SamplingBatch:
         temperature=np.array([row[0] for row in rows], dtype=np.float32),
         top_k=np.array([vocab_size if row[1] is None else row[1] for row in rows], dtype=np.int64),
         top_p=np.array([row[2] for row in rows], dtype=np.float32),
+        min_p=np.array([row[3] for row in rows], dtype=np.float32),
         greedy=np.array([row[0] == 0 for row in rows]),
-        uniforms=np.array([row[3] for row in rows]),
+        uniforms=np.array([row[4] for row in rows]),
     )
 
 
@@ -36,7 +37,7 @@ def random_logits(n: int, vocab_size: int, seed: int = 0) -> torch.Tensor:
 
 def naive_distribution(logits: torch.Tensor, row: Row) -> torch.Tensor:
     """Probabilities [V] in float64, one rule after the other, as the docstring says them."""
-    temperature, top_k, top_p, _ = row
+    temperature, top_k, top_p, min_p, _ = row
     probabilities = (logits.double() / temperature).softmax(0)
     order = sorted(range(len(logits)), key=lambda token: -float(probabilities[token]))
     order = order[: top_k or len(order)]
@@ -45,20 +46,23 @@ def naive_distribution(logits: torch.Tensor, row: Row) -> torch.Tensor:
     for token in order:
         if reached >= np.float32(top_p) * mass:
             break
-        kept.append(token)
         reached += float(probabilities[token])
+        if probabilities[token] >= np.float32(min_p) * probabilities[order[0]]:
+            kept.append(token)
     result = torch.zeros_like(probabilities)
     result[kept] = probabilities[kept]
     return result / result.sum()
 
 
-SETTINGS: list[tuple[float, int | None, float]] = [
-    (1.0, None, 1.0), (0.7, 5, 1.0), (1.3, None, 0.8), (0.8, 20, 0.6), (2.0, 1, 1.0), (1.0, None, 1e-6), (0.01, 3, 0.9),
+SETTINGS: list[tuple[float, int | None, float, float]] = [
+    (1.0, None, 1.0, 0.0), (0.7, 5, 1.0, 0.0), (1.3, None, 0.8, 0.0), (0.8, 20, 0.6, 0.0), (2.0, 1, 1.0, 0.0),
+    (1.0, None, 1e-6, 0.0), (0.01, 3, 0.9, 0.0), (1.0, None, 1.0, 0.05), (2.0, 30, 0.9, 0.1), (1.0, None, 0.9, 1.0),
+    (1.5, None, 1.0, 1.0),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
-def test_tokens_come_as_often_as_their_probability_says(setting: tuple[float, int | None, float]) -> None:
+def test_tokens_come_as_often_as_their_probability_says(setting: tuple[float, int | None, float, float]) -> None:
     logits = random_logits(1, 50)
     num_draws = 4000
     grid = (np.arange(num_draws) + 0.5) / num_draws  # evenly spread: frequencies are then exact up to the grid
@@ -73,8 +77,9 @@ def test_large_vocabularies_use_every_token_where_the_likeliest_are_not_enough()
     vocab_size = 4 * NUM_CANDIDATES
     logits = torch.linspace(1, 0, vocab_size)[None]  # nearly flat: top-p needs more than the candidates
     for setting in (
-        (1.0, None, 0.9), (1.0, 3 * NUM_CANDIDATES, 1.0), (1.0, NUM_CANDIDATES, 1.0), (1.0, None, 0.1),
-        (1.0, 2 * NUM_CANDIDATES, 0.2), (1.0, 100, 0.5),
+        (1.0, None, 0.9, 0.0), (1.0, 3 * NUM_CANDIDATES, 1.0, 0.0), (1.0, NUM_CANDIDATES, 1.0, 0.0),
+        (1.0, None, 0.1, 0.0), (1.0, 2 * NUM_CANDIDATES, 0.2, 0.0), (1.0, 100, 0.5, 0.0), (1.0, None, 0.9, 0.5),
+        (1.0, None, 1.0, 0.5),
     ):  # fmt: skip
         rows = [(*setting, u) for u in (0.0, 0.5, 0.999999)]
         tokens = sample(logits.expand(3, -1), batch_of(rows, vocab_size))
@@ -87,7 +92,7 @@ def test_large_vocabularies_use_every_token_where_the_likeliest_are_not_enough()
 def test_every_random_number_finds_its_token(vocab_size: int) -> None:
     logits = random_logits(1, vocab_size, seed=3)
     numbers = np.linspace(0, 1, 300, endpoint=False)
-    tokens = sample(logits.expand(300, -1), batch_of([(1.0, None, 1.0, float(u)) for u in numbers], vocab_size))
+    tokens = sample(logits.expand(300, -1), batch_of([(1.0, None, 1.0, 0.0, float(u)) for u in numbers], vocab_size))
     cdf = logits[0].double().softmax(0).cumsum(0)
     below = torch.where(tokens > 0, cdf[tokens - 1], 0.0)
     assert (below <= torch.from_numpy(numbers) + 1e-6).all()
@@ -99,6 +104,7 @@ rows_of_any_kind = st.tuples(
     st.sampled_from([0.0, 1e-30, 0.5, 1.0, 100.0]),
     st.one_of(st.none(), st.integers(1, 2000)),
     st.sampled_from([1.0, 0.999, 0.5, 1e-9]),
+    st.sampled_from([0.0, 0.0, 0.02, 0.3, 1.0]),
     uniform_numbers,
 )
 
@@ -121,7 +127,7 @@ def test_tokens_of_no_probability_are_never_taken() -> None:
     logits[:, 3] = 1.0
     almost_one = float(np.nextafter(1.0, 0.0))
     for top_k, top_p in ((None, 1.0), (4, 1.0), (None, 0.5)):
-        rows: list[Row] = [(1.0, top_k, top_p, u) for u in (0.0, 0.5, almost_one)]
+        rows: list[Row] = [(1.0, top_k, top_p, 0.1, u) for u in (0.0, 0.5, almost_one)]
         assert sample(logits, batch_of(rows, 8)).tolist() == [3, 3, 3]
 
 
@@ -130,7 +136,7 @@ def test_logits_that_are_no_numbers_are_an_error(value: float) -> None:
     logits = torch.zeros(3, 8)
     logits[1] = value
     with pytest.raises(EngineError, match="best logit of row 1 of 3 is"):
-        sample(logits, batch_of([(1.0, None, 1.0, 0.5)] * 3, 8))
+        sample(logits, batch_of([(1.0, None, 1.0, 0.0, 0.5)] * 3, 8))
 
 
 def test_random_numbers_are_uniform_and_differ_by_seed_and_position() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -45,16 +46,18 @@ class Harness:
         self.fold = Fold()
         self._num_folded = 0
         self.prompts: dict[int, list[int]] = {}
+        self.sampling: dict[int, SamplingParams] = {}
         self.outputs: dict[int, list[int]] = {}
         self.endings: dict[int, Ending] = {}
         self._uids = itertools.count(1)
 
     # ------------------------------------------------------------ what clients do
 
-    def send(self, prompt: list[int], max_tokens: int | None = None, *, ignore_eos: bool = False) -> int:
+    def send(self, prompt: list[int], max_tokens: int | None = None, **sampling_params: Any) -> int:
         uid = next(self._uids)
         self.prompts[uid] = prompt
-        sampling = SamplingParams(max_tokens=max_tokens, ignore_eos=ignore_eos)
+        sampling = SamplingParams(max_tokens=max_tokens, **sampling_params)
+        self.sampling[uid] = sampling
         self.scheduler.receive([UserMsg(uid, np.array(prompt, dtype=np.int32).tobytes(), sampling)])
         return uid
 

@@ -12,10 +12,11 @@ from tests.scheduler.harness import Harness
 
 TOKENS = st.integers(1, 4)  # few tokens, so that prefixes are shared often
 PROMPTS = st.lists(TOKENS, min_size=1, max_size=24)
+STOP_TOKENS = st.sampled_from([(), (), (5,), tuple(range(30, 50))])
 
 ACTIONS = st.lists(
     st.one_of(
-        st.tuples(st.just("send"), PROMPTS, st.integers(1, 20), st.booleans()),
+        st.tuples(st.just("send"), PROMPTS, st.integers(1, 20), st.booleans(), STOP_TOKENS),
         st.tuples(st.just("again"), st.integers(0, 50), st.integers(1, 12), PROMPTS),
         st.tuples(st.just("abort"), st.integers(0, 50)),
         st.tuples(st.just("stop"), st.integers(0, 50)),
@@ -41,8 +42,8 @@ CONFIGS = st.fixed_dictionaries(
 def apply(harness: Harness, action: tuple) -> None:
     uids = list(harness.prompts)
     match action:
-        case ("send", prompt, max_tokens, ignore_eos):
-            harness.send(prompt, max_tokens, ignore_eos=ignore_eos)
+        case ("send", prompt, max_tokens, ignore_eos, stop_token_ids):
+            harness.send(prompt, max_tokens, ignore_eos=ignore_eos, stop_token_ids=stop_token_ids)
         case ("again", index, max_tokens, more) if uids:  # the next turn of a chat, or the same prompt again
             before = uids[index % len(uids)]
             turn = harness.prompts[before] + harness.outputs.get(before, []) + more[: len(more) // 2]
@@ -70,6 +71,14 @@ def check_answers(harness: Harness) -> None:
         assert got == full[: len(got)]
         if ending.reason is FinishReason.STOP and got and got[-1] == EOS_ID:
             assert ending.num_generated_tokens <= len(got)
+        sampling = harness.sampling[uid]
+        ends = {*sampling.stop_token_ids, *(() if sampling.ignore_eos else (EOS_ID,))}
+        assert not ends & set(got[:-1]), "nothing follows a token that ends the answer"
+        if ending.matched is not None:
+            assert ending.matched in ends
+            assert ending.matched == got[-1]
+        elif ending.reason is FinishReason.LENGTH:
+            assert got[-1] not in ends
 
 
 def check_all_free(harness: Harness) -> None:

@@ -138,6 +138,47 @@ def test_stop_strings(
         assert answer.usage.completion_tokens == tokens
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_stop_tokens(server: RunningServer, stream: bool) -> None:
+    answer = server.openai().completions.create(
+        model=MODEL, prompt="ABCDE", max_tokens=20, stream=stream, extra_body={"stop_token_ids": [90, ord("D")]},
+    )  # fmt: skip
+    choices = [choice for chunk in (answer if stream else [answer]) for choice in chunk.choices]  # type: ignore[union-attr]
+    assert "".join(choice.text for choice in choices) == "ABC"
+    assert choices[-1].finish_reason == "stop"
+
+
+def test_a_stop_string_waits_for_min_tokens(server: RunningServer) -> None:
+    answer = server.openai().completions.create(
+        model=MODEL, prompt="ABCDE", max_tokens=20, stop=["CD", "EA"], extra_body={"min_tokens": 4}
+    )
+    assert answer.choices[0].text == "ABCD"
+    assert answer.usage is not None
+    assert answer.usage.completion_tokens == 6
+
+
+def test_max_completion_tokens_goes_before_max_tokens(server: RunningServer) -> None:
+    answer = server.openai().chat.completions.create(
+        model=MODEL, messages=[{"role": "user", "content": "A"}], max_completion_tokens=3, max_tokens=9
+    )
+    assert answer.usage is not None
+    assert answer.usage.completion_tokens == 3
+
+
+@pytest.mark.parametrize(
+    ("params", "text", "reason"),
+    [
+        ({"max_new_tokens": 2}, "AB", {"type": "length", "length": 2}),
+        ({"stop": "C"}, "AB", {"type": "stop", "matched": "C"}),
+        ({"stop_token_ids": [67]}, "AB", {"type": "stop", "matched": 67}),
+        ({"stop": ["BCA", "C"], "min_new_tokens": 3}, "A", {"type": "stop", "matched": "BCA"}),
+    ],
+)
+def test_generate_says_what_ended_it(server: RunningServer, params: object, text: str, reason: object) -> None:
+    answer = httpx.post(f"{server.url}/generate", json={"text": "ABC", "sampling_params": params}).json()
+    assert (answer["text"], answer["meta_info"]["finish_reason"]) == (text, reason)
+
+
 def test_max_tokens_is_cut_to_the_room_left(server: RunningServer) -> None:
     answer = server.openai().completions.create(model=MODEL, prompt="A" * 250, max_tokens=100_000)
     assert answer.choices[0].finish_reason == "length"

@@ -15,6 +15,7 @@ from learnsgl.server.parse_generate import parse_generate
 from tests.server.running import MODEL, RunningServer
 
 CHAT, COMPLETIONS, GENERATE = "/v1/chat/completions", "/v1/completions", "/generate"
+GEN = "sampling_params."
 HELLO = [{"role": "user", "content": "HELLO"}]
 
 
@@ -102,14 +103,34 @@ BAD_BODIES = [
         "invalid_value",
         "sampling_params.max_new_tokens",
     ),
+    (CHAT, chat(min_p=1.5), "invalid_value", "min_p"),
+    (CHAT, chat(frequency_penalty=2.5), "invalid_value", "frequency_penalty"),
+    (CHAT, chat(presence_penalty=-2.5), "invalid_value", "presence_penalty"),
+    (CHAT, chat(repetition_penalty=0), "invalid_value", "repetition_penalty"),
+    (CHAT, chat(repetition_penalty=1e-30), "invalid_value", "repetition_penalty"),
+    (CHAT, chat(logit_bias={"5": 101}), "invalid_value", "logit_bias"),
+    (CHAT, chat(logit_bias={"260": 1}), "invalid_value", "logit_bias"),
+    (CHAT, chat(logit_bias={"-1": 1}), "invalid_value", "logit_bias"),
+    (CHAT, chat(logit_bias={str(10**30): 1}), None, "logit_bias"),
+    (CHAT, chat(logit_bias={"five": 1}), "invalid_type", "logit_bias"),
+    (CHAT, chat(logit_bias={"5": "much"}), "invalid_type", "logit_bias"),
+    (CHAT, chat(logit_bias=[5]), "invalid_type", "logit_bias"),
+    (CHAT, chat(logit_bias={str(token): 0 for token in range(1025)}), "invalid_value", "logit_bias"),
+    (CHAT, chat(stop_token_ids=[260]), "invalid_value", "stop_token_ids"),
+    (CHAT, chat(stop_token_ids=[-1]), "invalid_value", "stop_token_ids"),
+    (CHAT, chat(stop_token_ids=[2**40]), "invalid_value", "stop_token_ids"),
+    (CHAT, chat(stop_token_ids=["a"]), "invalid_type", "stop_token_ids[0]"),
+    (CHAT, chat(stop_token_ids=[1] * 257), "invalid_value", "stop_token_ids"),
+    (CHAT, chat(min_tokens=-1), "invalid_value", "min_tokens"),
+    (CHAT, chat(min_tokens=6, max_tokens=5), "invalid_value", "min_tokens"),
+    (GENERATE, '{"text": "A", "sampling_params": {"stop_token_ids": [260]}}', "invalid_value", GEN + "stop_token_ids"),
+    (GENERATE, '{"text": "A", "sampling_params": {"min_new_tokens": -1}}', "invalid_value", GEN + "min_new_tokens"),
     # not supported
     (CHAT, chat(n=2), "unsupported", "n"),
     (CHAT, chat(logprobs=True), "unsupported", "logprobs"),
     (CHAT, chat(top_logprobs=3), "unsupported", "top_logprobs"),
     (CHAT, chat(tools=[{"type": "function"}]), "unsupported", "tools"),
     (CHAT, chat(response_format={"type": "json_object"}), "unsupported", "response_format"),
-    (CHAT, chat(frequency_penalty=0.5), "unsupported", "frequency_penalty"),
-    (CHAT, chat(logit_bias={"5": 1}), "unsupported", "logit_bias"),
     (COMPLETIONS, complete(logprobs=0), "unsupported", "logprobs"),
 ]
 

@@ -156,7 +156,7 @@ def test_a_stop_string_ends_the_text_and_the_scheduler_ends_the_request(
     assert scheduler == [[AbortMsg(1, 0, FinishReason.STOP, 3)]]
     assert not any(delta.ending for delta in deltas(api)), "its ending is the scheduler's to give"
     run(worker, step({}, endings=[Ending(1, 0, FinishReason.STOP, 5, 0, 3)]))
-    assert deltas(api)[-1].ending == Ending(1, 0, FinishReason.STOP, 5, 0, 3)
+    assert deltas(api)[-1].ending == Ending(1, 0, FinishReason.STOP, 5, 0, 3, matched="BC")
     assert [event.num_kept_tokens for event in recorder.events if isinstance(event, events.DetokStopped)] == [3]
     assert worker.num_live == 0
 
@@ -171,7 +171,7 @@ def test_a_request_that_the_scheduler_ended_first_still_stops_at_its_stop_string
     if late:  # the scheduler did one more token, the last that it may, before it heard of the stop string
         run(worker, step({1: 67}, endings=end))
     assert text_of(api, 1) == "A"
-    assert deltas(api)[-1].ending == Ending(1, 0, FinishReason.STOP, 5, 0, 2)
+    assert deltas(api)[-1].ending == Ending(1, 0, FinishReason.STOP, 5, 0, 2, matched="B")
     assert len(scheduler) == int(late)
 
 

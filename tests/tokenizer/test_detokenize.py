@@ -210,6 +210,23 @@ def test_bytes_that_are_never_a_character_come_out_at_once(tokenizer: Tokenizer)
     assert any(pieces[:10])
 
 
+@settings(max_examples=200, deadline=None)
+@given(st.text(alphabet="ab", max_size=12), stop_lists, st.integers(0, 14))
+def test_a_stop_string_counts_only_after_min_tokens(
+    tokenizer: Tokenizer, text: str, stops: list[str], least: int
+) -> None:
+    detokenizer = IncrementalDetokenizer(tokenizer, stops, least)
+    pieces = [*(detokenizer.add(token) for token in text.encode()), detokenizer.finish()]
+    ends = [end for end in range(least + 1, len(text) + 1) if any(text[:end].endswith(stop) for stop in stops)]
+    if not ends:
+        assert "".join(pieces) == text
+        assert detokenizer.matched is None
+    else:
+        longest = max((stop for stop in stops if text[: ends[0]].endswith(stop)), key=len)
+        assert "".join(pieces) == text[: ends[0] - len(longest)]
+        assert detokenizer.matched == longest
+
+
 @pytest.mark.model
 def test_the_built_in_models_text_comes_whole() -> None:
     from learnsgl.hub import resolve_model

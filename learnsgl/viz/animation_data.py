@@ -19,7 +19,7 @@ from learnsgl.viz.owners import Owner, owners_of
 from learnsgl.viz.states import Moment, StateWalk
 from learnsgl.viz.tree_data import TreeNode, nodes_in_order
 
-MAX_FRAMES = 240
+MAX_FRAMES = 200
 MAX_CELLS = 1600
 FIRST_UID = 10
 """In a cell's code, smaller numbers are `Owner`s; a request's code is its id plus this."""

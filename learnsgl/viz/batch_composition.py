@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from learnsgl.errors import TraceError
 from learnsgl.replay.history import History, read_history
 from learnsgl.trace.reader import Trace
-from learnsgl.viz.recording import Recording, trace_of
+from learnsgl.viz.recording import Recording, missing_notes, trace_of
 from learnsgl.viz.sheet import SMALL_SIZE, TEXT_SIZE, finish, grid, new_figure, panel_title, subtitle, whole_numbers
 from learnsgl.viz.theme import LIGHT, Theme, ink_on
 from learnsgl.viz.words import count
@@ -26,6 +26,7 @@ HEIGHT_INCHES = 5.0
 MAX_COLUMNS = 240
 MAX_TOLD_APART = 48
 MIN_LABEL_SHARE = 0.07
+MAX_BUDGET_RATIO = 3
 _CHAR_SHARE = 0.01
 """Requests in one column; with more of them the column has one colour."""
 
@@ -128,7 +129,7 @@ def read_batch_composition(trace: Trace, *, steps: tuple[int, int] | None = None
     budget = ((trace.manifest.get("config") or {}).get("scheduler") or {}).get("max_prefill_length")
     return BatchComposition(
         tuple(columns), stride, len(chosen), int(budget) if budget else None, (fullest.number, len(fullest.runs)),
-        tuple(_notes(history, len(chosen), stride, columns)),
+        tuple(_notes(history, len(chosen), stride, columns) + missing_notes(trace)),
     )  # fmt: skip
 
 
@@ -148,13 +149,11 @@ def _draw_prompts(axes: Axes, data: BatchComposition, theme: Theme) -> None:
     grid(axes, theme)
     tops = _draw_stacks(axes, data, [column.prompt_tokens for column in data.columns], theme)
     top = max(tops, default=0)
-    if data.budget is not None:
+    if data.budget is not None and data.budget > MAX_BUDGET_RATIO * top:
+        _write_budget(axes, 0.93 * top, f"the budget, {data.budget:,} prompt tokens a step, is far above", theme)
+    elif data.budget is not None:
         axes.axhline(data.budget, color=theme.mark, lw=1.1, ls=(0, (4, 3)))
-        axes.annotate(
-            f"budget: at most {data.budget:,} prompt tokens a step", (1, data.budget), (0, 3),
-            xycoords=axes.get_yaxis_transform(), textcoords="offset points", ha="right", va="bottom",
-            fontsize=SMALL_SIZE, color=theme.ink,
-        )  # fmt: skip
+        _write_budget(axes, data.budget, f"budget: at most {data.budget:,} prompt tokens a step", theme)
         top = max(top, data.budget)
     axes.set_ylim(0, 1.12 * top or 1)
     axes.set_ylabel("prompt tokens")
@@ -166,6 +165,13 @@ def _draw_prompts(axes: Axes, data: BatchComposition, theme: Theme) -> None:
             0.5, 0.5, "no prompt was computed in these steps", transform=axes.transAxes, ha="center",
             color=theme.muted, fontsize=TEXT_SIZE,
         )  # fmt: skip
+
+
+def _write_budget(axes: Axes, y: float, text: str, theme: Theme) -> None:
+    axes.annotate(
+        text, (1, y), (0, 3), xycoords=axes.get_yaxis_transform(), textcoords="offset points", ha="right", va="bottom",
+        fontsize=SMALL_SIZE, color=theme.ink,
+    )  # fmt: skip
 
 
 def _draw_answers(axes: Axes, data: BatchComposition, theme: Theme) -> None:
@@ -184,8 +190,10 @@ def _draw_answers(axes: Axes, data: BatchComposition, theme: Theme) -> None:
 def _draw_stacks(axes: Axes, data: BatchComposition, stacks: list[dict[int, float]], theme: Theme) -> list[float]:
     """A stack of requests for each column; gives the heights."""
     corners, colours, tops = [], [], []
+    is_wide = len(data.columns) <= 120
+    margin = 0.44 if is_wide else 0.5
     for column, stack in zip(data.columns, stacks, strict=True):
-        left, right = column.first - 0.44, column.last + 0.44
+        left, right = column.first - margin, column.last + margin
         told = stack if len(stack) <= MAX_TOLD_APART else {None: sum(stack.values())}
         at = 0.0
         for uid, tokens in told.items():
@@ -193,7 +201,7 @@ def _draw_stacks(axes: Axes, data: BatchComposition, stacks: list[dict[int, floa
             colours.append(theme.cached if uid is None else theme.request(uid))
             at += tokens
         tops.append(at)
-    width = 0.6 if len(data.columns) <= 120 else 0.0
+    width = 0.6 if is_wide else 0.0
     axes.add_collection(
         PolyCollection(corners, facecolors=colours, edgecolors=theme.background, linewidths=width, zorder=2),
         autolim=False,

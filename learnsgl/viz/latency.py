@@ -6,6 +6,7 @@ faster for most and the other for the slowest.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,9 +17,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from learnsgl.errors import OptionError, TraceError
-from learnsgl.trace.life import RequestLife, requests
+from learnsgl.replay.ledger import Ledgers, Measure
 from learnsgl.trace.reader import Trace
-from learnsgl.viz.recording import Recording, trace_of
+from learnsgl.viz.recording import Recording, missing_notes, trace_of
 from learnsgl.viz.sheet import SMALL_SIZE, TEXT_SIZE, finish, grid, new_figure, panel_title, subtitle
 from learnsgl.viz.theme import LIGHT, Theme
 from learnsgl.viz.words import count, duration
@@ -45,7 +46,9 @@ class Latencies:
         ttft_s: time to first token, of each request that got one.
         gap_s: each gap between two tokens' arrival at the client's socket.
         tpot_s: mean time per token after the first, of each request with two or more.
-        uses_commits: whether some gaps are those between commits, since the recording holds no chunks of streams.
+        uses_commits: whether some requests are measured where the scheduler takes their tokens over, since the
+            recording holds no chunks of a stream.
+        missing: what the recording says to be missing.
     """
 
     name: str
@@ -54,6 +57,7 @@ class Latencies:
     gap_s: Values
     tpot_s: Values
     uses_commits: bool
+    missing: tuple[str, ...]
 
 
 def latency_distributions(
@@ -97,22 +101,21 @@ def read_latencies(trace: Trace, name: str) -> Latencies:
     Raises:
         TraceError: no request in it got a token.
     """
-    lives = requests(trace)
-    gaps = [_gaps_s(life) for life in lives]
-    ttft = [life.ttft_s for life in lives if life.ttft_s is not None and life.committed_ns]
-    tpot = [life.tpot_s for life in lives if life.tpot_s is not None]
-    if not ttft and not any(len(gap) for gap in gaps):
+    ledgers = list(Ledgers(trace).all())
+    ttft = [one.ttft_ns for one in ledgers if one.ttft_ns is not None]
+    if not ttft:
         raise TraceError(f"{trace.path}: no request got a token in this recording, so there is no latency to draw")
-    uses_commits = any(life.committed_ns and not life.chunks_ns for life in lives)
-    joined = np.concatenate(gaps) if gaps else np.zeros(0)
-    return Latencies(name, len(lives), np.sort(np.array(ttft)), np.sort(joined), np.sort(np.array(tpot)), uses_commits)
+    gaps = [[sum(part.duration_ns for part in gap) for gap in one.gaps] for one in ledgers]
+    tpot = [sum(of_one) / len(of_one) for of_one in gaps if of_one]
+    uses_commits = any(one.ttft and one.measured is Measure.COMMITS for one in ledgers)
+    return Latencies(
+        name, len(ledgers), _seconds(ttft), _seconds([gap for of_one in gaps for gap in of_one]), _seconds(tpot),
+        uses_commits, tuple(missing_notes(trace)),
+    )  # fmt: skip
 
 
-def _gaps_s(life: RequestLife) -> Values:
-    """Gaps between the chunks that can hold text; without chunks, between commits."""
-    moments = [ns for ns in life.chunks_ns if ns >= (life.first_text_ns or 0)] or life.committed_ns
-    seconds: Values = np.array([ns - moments[0] for ns in moments], dtype=np.float64) / 1e9
-    return np.diff(seconds)
+def _seconds(nanoseconds: Sequence[float]) -> Values:
+    return np.sort(np.array(nanoseconds, dtype=np.float64)) / 1e9
 
 
 def _draw(axes: Axes, curves: list[tuple[str, Values]], theme: Theme) -> None:
@@ -184,7 +187,7 @@ def _notes(data: tuple[Latencies, ...]) -> list[str]:
         notes.append(f"Of fewer than {MIN_FOR_P99} values, the longest is marked instead of the 99th percentile.")
     if any(one.uses_commits for one in data):
         notes.append(
-            "Where a request has no chunks in the recording (it asked for no stream, or the level is steps), its gaps "
-            "are those between the moments at which the scheduler took its tokens over."
+            "A request without chunks in the recording (it asked for no stream, or the level is steps) is measured "
+            "where the scheduler takes its tokens over."
         )
-    return [" ".join(notes)]
+    return [" ".join(notes), *dict.fromkeys(note for one in data for note in one.missing)]

@@ -19,7 +19,7 @@ from learnsgl.errors import OptionError, TraceError
 from learnsgl.replay.ledger import Cause, Ledger, Ledgers, totals_of
 from learnsgl.replay.ledger_causes import Area
 from learnsgl.trace.reader import Trace
-from learnsgl.viz.recording import Recording, trace_of
+from learnsgl.viz.recording import Recording, missing_notes, trace_of
 from learnsgl.viz.sheet import SMALL_SIZE, TEXT_SIZE, finish, grid, new_figure, panel_title, subtitle
 from learnsgl.viz.theme import LIGHT, Theme, ink_on
 from learnsgl.viz.words import count, duration, percent
@@ -71,7 +71,8 @@ def ledger_bars(
 
     Args:
         trace: the recording; at level steps, the ways in and out are one part each.
-        uids: requests to show; by default all, or of more than 24 those with the longest time to first token.
+        uids: requests to show; by default all, or of more than 24 those with the longest time to first token. A single
+            one is drawn token by token.
         theme: `theme.LIGHT` or `theme.DARK`.
 
     Returns:
@@ -83,20 +84,38 @@ def ledger_bars(
     """
     trace = trace_of(trace)
     data = read_ledger_bars(trace, uids=uids)
-    bars = [data.mean, *data.bars] if len(data.bars) > 1 else list(data.bars)
-    figure = new_figure(theme, _BASE_INCHES + _BAR_INCHES * max(len(bars), 3))
+    bars = [data.mean, *data.bars] if len(data.ledgers) > 1 else list(data.bars)
+    tokens = _tokens_of(data.ledgers[0]) if len(data.ledgers) == 1 else []
+    figure = new_figure(theme, _BASE_INCHES + _BAR_INCHES * max(len(tokens or bars), 3))
+    if tokens:
+        axes = figure.add_subplot()
+        _draw(axes, [costs for _, costs in tokens], theme, char_share=_CHAR_SHARE / 2.2)
+        axes.set_yticks(range(len(tokens)), [name for name, _ in tokens])
+        axes.set_ylim(max(len(tokens), 3) - 0.5, -0.5)
+    else:
+        _draw_panels(figure, bars, theme)
+    _add_legend(figure, bars, theme)
+    finish(figure, theme, _title(data), subtitle=subtitle(trace), notes=[*_notes(data), *missing_notes(trace)])
+    return figure, data
+
+
+def _draw_panels(figure: Figure, bars: Sequence[Bar], theme: Theme) -> None:
     panels = figure.subplots(1, 2, sharey=True)
     for axes, title, costs in (
         (panels[0], "TTFT: time to first token", [bar.ttft_ns for bar in bars]),
         (panels[1], "The mean gap between two tokens", [bar.gap_ns for bar in bars]),
     ):
-        _draw(axes, costs, theme)
+        _draw(axes, costs, theme, char_share=_CHAR_SHARE)
         panel_title(axes, theme, title)
     panels[0].set_yticks(range(len(bars)), [bar.name for bar in bars])
     panels[0].set_ylim(max(len(bars), 3) - 0.5, -0.5)
-    _add_legend(figure, bars, theme)
-    finish(figure, theme, _title(data), subtitle=subtitle(trace), notes=_notes(data))
-    return figure, data
+
+
+def _tokens_of(one: Ledger) -> list[tuple[str, Costs]]:
+    """The first token and each gap; of many gaps the longest, in their order."""
+    longest = sorted(range(len(one.gaps)), key=lambda place: -sum(part.duration_ns for part in one.gaps[place]))
+    gaps = [(f"gap {place + 1}", totals_of(one.gaps[place])) for place in sorted(longest[: MAX_BARS - 1])]
+    return [("first token", totals_of(one.ttft)), *gaps]
 
 
 def read_ledger_bars(trace: Trace, *, uids: Sequence[int] | None = None) -> LedgerBars:
@@ -141,7 +160,7 @@ def _mean(ledgers: Sequence[Ledger]) -> Bar:
     )  # fmt: skip
 
 
-def _draw(axes: Axes, costs: Sequence[Costs], theme: Theme) -> None:
+def _draw(axes: Axes, costs: Sequence[Costs], theme: Theme, *, char_share: float) -> None:
     """A stacked bar for each request; causes that are large enough are named, and the sum stands behind the bar."""
     theme.style_axes(axes)
     grid(axes, theme, "x")
@@ -155,7 +174,7 @@ def _draw(axes: Axes, costs: Sequence[Costs], theme: Theme) -> None:
                 linewidth=0.5, zorder=2,
             )  # fmt: skip
             texts = (f"{cause.label} {duration(ns)}", cause.label)
-            fitting = [text for text in texts if len(text) * _CHAR_SHARE * 1.18 * longest < ns]
+            fitting = [text for text in texts if len(text) * char_share * 1.18 * longest < ns]
             if fitting:
                 axes.text(
                     (at + ns / 2) / 1e6, place, fitting[0], ha="center", va="center", fontsize=SMALL_SIZE - 0.5,
@@ -200,6 +219,8 @@ def _notes(data: LedgerBars) -> list[str]:
             f"The {len(data.bars)} requests with the longest time to first token, of {len(data.ledgers):,}; the "
             "mean is of all."
         )
+    if len(data.ledgers) == 1 and len(data.ledgers[0].gaps) >= MAX_BARS:
+        notes.append(f"The {MAX_BARS - 1} longest of {len(data.ledgers[0].gaps):,} gaps.")
     if len(data.ledgers) < data.num_requests:
         notes.append(
             f"{count(data.num_requests - len(data.ledgers), 'request')} not shown: not asked for, or without a token."

@@ -6,16 +6,16 @@ The lessons draw it, and print the numbers that come with it. `trace/life.py` sa
 from __future__ import annotations
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from learnsgl.errors import TraceError
 from learnsgl.trace.life import STAGES, RequestLife, Stage, requests
-from learnsgl.viz.recording import Recording, trace_of
+from learnsgl.viz.recording import Recording, missing_notes, trace_of
+from learnsgl.viz.sheet import finish, new_figure, subtitle
 from learnsgl.viz.theme import LIGHT, Theme
+from learnsgl.viz.words import duration, percent
 
-SIZE_INCHES = (9.0, 3.4)
-DPI = 200
+HEIGHT_INCHES = 4.0
 BAR_HEIGHT = 0.56
 PROCESSES = (
     ("API server", 0, 1),
@@ -50,11 +50,16 @@ def life(trace: Recording, *, uid: int | None = None, theme: Theme = LIGHT) -> t
         known = ", ".join(str(one.key.uid) for one in requests(trace)) or "none"
         wanted = "no request" if uid is None else f"not request {uid}"
         raise TraceError(f"{trace.path}: {wanted} has a stage to draw; requests in the trace: {known}")
-    figure = Figure(figsize=SIZE_INCHES, dpi=DPI, facecolor=theme.background, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(theme, HEIGHT_INCHES)
     axes = figure.add_subplot()
     _draw_processes(axes, theme)
     _draw_stages(axes, shown, theme)
+    drawn = [stage for stage in shown.stages if stage is not None]
+    longest = max(drawn, key=lambda stage: stage.end_ns - stage.start_ns)
+    total_ns = drawn[-1].end_ns - drawn[0].start_ns
+    share = percent(longest.end_ns - longest.start_ns, total_ns)
+    title = f"The life of request {shown.key.uid}: {duration(total_ns)}, and {share} of it is being {longest.name}"
+    finish(figure, theme, title, subtitle=subtitle(trace), notes=missing_notes(trace))
     return figure, shown
 
 
@@ -91,5 +96,5 @@ def _draw_stage(axes: Axes, place: int, stage: Stage, origin_ns: int, end_ms: fl
     start_ms, length_ms = (stage.start_ns - origin_ns) / 1e6, stage.seconds * 1e3
     # The outline keeps a stage of microseconds visible.
     axes.barh(place, length_ms, left=start_ms, height=BAR_HEIGHT, color=colour, edgecolor=colour, linewidth=1.2)
-    words = f"{length_ms:.2f} ms" if length_ms < 10 else f"{length_ms:.0f} ms"
+    words = duration(stage.end_ns - stage.start_ns)
     axes.text(start_ms + length_ms + 0.008 * end_ms, place, words, va="center", fontsize=8, color=theme.ink)

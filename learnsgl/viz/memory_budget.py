@@ -17,7 +17,7 @@ from learnsgl.trace.reader import Trace
 from learnsgl.viz.recording import Recording, trace_of
 from learnsgl.viz.sheet import TEXT_SIZE, finish, new_figure, panel_title, subtitle
 from learnsgl.viz.theme import LIGHT, Theme, ink_on
-from learnsgl.viz.words import count, num_bytes, percent
+from learnsgl.viz.words import bytes_on_axis, count, num_bytes, percent
 
 HEIGHT_INCHES = 3.6
 PURPOSES = {"weights": "weights", "workspace": "workspace", "kv_pages": "KV pages"}
@@ -122,7 +122,7 @@ def _draw_memory(axes: Axes, data: MemoryBudget, theme: Theme) -> None:
     whole = "memory that was free before the model was loaded" if data.available_bytes else "memory by purpose"
     panel_title(axes, theme, f"{whole[0].upper()}{whole[1:]}: {num_bytes(sum(size for _, size, _ in parts))}")
     _draw_bar(axes, theme, [(name, size, num_bytes(size), colour) for name, size, colour in parts])
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: num_bytes(value)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: bytes_on_axis(value)))
 
 
 def _draw_pages(axes: Axes, data: MemoryBudget, theme: Theme) -> None:

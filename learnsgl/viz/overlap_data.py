@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from learnsgl.errors import TraceError
 from learnsgl.replay.history import History, read_history
 from learnsgl.trace.reader import Trace
+from learnsgl.viz.recording import missing_notes
 from learnsgl.viz.spans import Span, common, joined, length, without
 
 CPU_KINDS = ("schedule", "submit", "commit")
@@ -84,8 +85,7 @@ def read_overlap(trace: Trace) -> Overlap:
             f"Level {trace.level} has no batch.submitted: the time in which steps are handed to the device is missing "
             "from the scheduler's work."
         )
-    if trace.is_cut(history.scheduler):
-        notes.append("The recording is cut off: it has no end.")
+    notes += missing_notes(trace)
     return Overlap(
         history, start_ns, end_ns, tuple(busy), tuple(common(work, busy)), tuple(exposed), tuple(idle), tuple(notes)
     )

@@ -95,7 +95,7 @@ def page_map(trace: Recording, *, axis: Axis = Axis.STEP, theme: Theme = LIGHT) 
     _draw(axes, data, axis, theme)
     key(axes, theme, key_of(data.requests, theme))
     step, held = data.fullest
-    title = f"Who holds the KV pages: at the fullest, in step {step:,}, {held:,} of {count(data.num_pages, 'page')}"
+    title = f"Who holds the KV pages: {held:,} of {count(data.num_pages, 'page')} at the fullest, in step {step:,}"
     finish(figure, theme, title, subtitle=subtitle(trace), notes=_notes(data))
     return figure, data
 

@@ -90,8 +90,8 @@ def radix_tree(trace: Recording, *, step: int | None = None, theme: Theme = LIGH
     num_locked = sum(one.lock > 0 for one in data.nodes)
     num_shared = sum(len(set(one.uids)) > 1 for one in data.nodes)
     title = (
-        f"The prefix cache after step {data.step:,}: {count(len(data.nodes), 'node')}, {num_locked:,} of them held "
-        f"by requests, {num_shared:,} by several at once"
+        f"The prefix cache after step {data.step:,}: {count(len(data.nodes), 'node')}; requests hold {num_locked:,}, "
+        f"of which {num_shared:,} several at once"
     )
     finish(figure, theme, title, subtitle=subtitle(trace), notes=_notes(data, len(shown)))
     return figure, data

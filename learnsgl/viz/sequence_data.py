@@ -15,6 +15,7 @@ from learnsgl.errors import TraceError
 from learnsgl.replay.history import scan_history
 from learnsgl.replay.history_data import History, Journey, Letter, ReqHistory
 from learnsgl.trace.reader import Trace
+from learnsgl.viz.recording import missing_notes
 from learnsgl.viz.spans import Span
 from learnsgl.viz.words import count
 
@@ -102,6 +103,7 @@ def read_message_sequence(trace: Trace, *, uid: int | None = None, window_ns: Sp
     notes = []
     if not history.letters and len(history.processes) > 1:
         notes.append(f"Level {trace.level} records no messages between the processes.")
+    notes += missing_notes(trace)
     origin_ns = found[0].start_ns if window_ns is None else window_ns[0]
     return MessageSequence(uid, origin_ns, tuple(lifelines), tuple(found), tuple(notes))
 

@@ -69,6 +69,9 @@ def finish(figure: Figure, theme: Theme, title: str, *, subtitle: str = "", note
         y = (_EDGE_INCHES * 0.6 + place * _LINE_INCHES) / height
         _write(figure, line, y, SMALL_SIZE, theme.muted, va="bottom")
     below = (0.08 + _LINE_INCHES * len(note_lines)) if note_lines else 0.04
+    for legend in figure.legends:  # above the notes; the layout leaves room only for legends that nobody placed
+        legend.set_bbox_to_anchor((0.0, below / height, 1.0, 1.0), transform=figure.transFigure)
+        below += legend.get_window_extent().height / figure.dpi + 0.1
     engine = figure.get_layout_engine()
     if isinstance(engine, ConstrainedLayoutEngine):
         engine.set(rect=(0.0, below / height, 1.0, 1 - (above + below) / height))

@@ -18,6 +18,7 @@ from learnsgl.trace.events import Event
 from learnsgl.trace.fold import Fold
 from learnsgl.trace.reader import Trace
 from learnsgl.trace.state import SchedulerState
+from learnsgl.viz.recording import missing_notes
 
 
 class Moment(NamedTuple):
@@ -116,8 +117,7 @@ class StateWalk:
             self.notes.append(
                 f"{self._num_unknown:,} steps ran before the first state that is known; they are not shown."
             )
-        if self._trace.is_cut(self.scheduler):
-            self.notes.append("The recording is cut off: it has no end.")
+        self.notes += missing_notes(self._trace)
 
 
 def _count(event: Event, changes: Counter[str]) -> None:

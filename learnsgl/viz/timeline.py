@@ -10,7 +10,6 @@ import itertools
 from collections.abc import Mapping
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
@@ -20,14 +19,12 @@ from learnsgl.errors import TraceError
 from learnsgl.replay.history import DeviceStep, History, read_history
 from learnsgl.viz.lanes import Lanes
 from learnsgl.viz.painter import Painter
-from learnsgl.viz.recording import Recording, trace_of
-from learnsgl.viz.sheet import subtitle
+from learnsgl.viz.recording import Recording, missing_notes, trace_of
+from learnsgl.viz.sheet import finish, new_figure, subtitle
 from learnsgl.viz.theme import LIGHT, Theme
-from learnsgl.viz.words import listed
+from learnsgl.viz.words import count, duration, listed
 
-SIZE_INCHES = (9.0, 7.6)
-DPI = 200
-"""Twice what a page shows, so that it stays sharp; the sizes of the text are meant for 100 dots an inch."""
+HEIGHT_INCHES = 7.8
 
 WindowNs = tuple[int, int]
 
@@ -46,7 +43,7 @@ def timeline(
         trace: the recording, of level full for all of the figure; with less, what there is.
         theme: `theme.LIGHT` or `theme.DARK`.
         names: what to call requests, by id; the others are called by their ids.
-        title: what is to be seen; the model, the device and the policy are written below it.
+        title: what is to be seen, instead of numbers; the model, the device and the policy are written below it.
         highlight: a request that keeps its colour while the others are grey; the panels below then show its arrival,
             and a step in which it decodes.
 
@@ -65,13 +62,15 @@ def timeline(
             f"these did: {listed([str(uid) for uid in data.uids], 20)}"
         )
     called = {uid: (names or {}).get(uid, str(uid)) for uid in data.uids}
-    figure = Figure(figsize=SIZE_INCHES, dpi=DPI, facecolor=theme.background, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(theme, HEIGHT_INCHES)
     _Layout(figure, data, Lanes(data), theme, called, highlight).draw()
-    heading = "\n".join(filter(None, [title, subtitle(trace)]))
-    if heading:
-        figure.suptitle(heading, x=0.01, ha="left", fontsize=9.5, color=theme.ink, linespacing=1.4)
+    finish(figure, theme, title or _title(data), subtitle=subtitle(trace), notes=missing_notes(trace))
     return figure, data
+
+
+def _title(data: History) -> str:
+    whole = duration(data.end_ns - data.origin_ns)
+    return f"Who did what when: {count(len(data.uids), 'request')} in {count(len(data.steps), 'step')}, {whole}"
 
 
 def arrival_window(data: History, uid: int) -> WindowNs:

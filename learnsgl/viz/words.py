@@ -25,6 +25,11 @@ def num_bytes(count: float) -> str:
     return f"{count:.0f} B"
 
 
+def bytes_on_axis(count: float) -> str:
+    """Bytes at a tick, without zeros that say nothing: `5 GB`."""
+    return num_bytes(count).replace(".00 ", " ").replace(".0 ", " ") if count else "0"
+
+
 def count(number: int, noun: str, plural: str | None = None) -> str:
     """A number with its noun: `1 step`, `1,204 steps`."""
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"

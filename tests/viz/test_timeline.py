@@ -7,6 +7,7 @@ import itertools
 from pathlib import Path
 
 import pytest
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from learnsgl.config import TraceLevel
@@ -126,7 +127,25 @@ def test_a_real_recording_has_all_panels_in_both_themes() -> None:
 
 def test_what_ran_stands_above_the_figure() -> None:
     figure = draw(Trace.open(RECORDING), title="One request")
-    assert figure.get_suptitle() == "One request\nsmollm2-135m · cpu (2 threads) · float32 · prefill-first · overlap"
+    assert [text.get_text() for text in figure.texts[:2]] == [
+        "One request",
+        "smollm2-135m · cpu (2 threads) · float32 · prefill-first · overlap",
+    ]
+
+
+def test_one_request_can_be_highlighted(many: Trace) -> None:
+    figure, data = timeline(many, highlight=9)
+    assert titles(figure)[1] == "A  request 9 arrives"
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert legend[:2] == ["request 9", "other requests"]
+    faces = {to_hex(face) for axes in figure.axes for bars in axes.collections for face in bars.get_facecolor()}
+    assert LIGHT.request(9).lower() in faces
+    assert not {LIGHT.request(uid).lower() for uid in data.uids if uid % 7 != 9 % 7} & faces
+
+
+def test_a_request_that_did_not_run_cannot_be_highlighted(tmp_path: Path) -> None:
+    with pytest.raises(TraceError, match=r"request 9 did not run in this recording; these did: 7"):
+        timeline(trace_of(tmp_path, tell()), highlight=9)
 
 
 def test_the_device_has_two_lanes_below_its_scheduler(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from learnsgl.viz.recording import Recording, trace_of
 from learnsgl.viz.sheet import SMALL_SIZE, TEXT_SIZE, finish, new_figure, panel_title, subtitle
 from learnsgl.viz.spans import Span, common, length
 from learnsgl.viz.theme import LIGHT, Theme, ink_on
-from learnsgl.viz.words import duration, percent
+from learnsgl.viz.words import count, duration, percent
 
 HEIGHT_INCHES = 4.5
 _LANES = ("scheduler", "device")
@@ -173,4 +173,4 @@ def _draw_shares(axes: Axes, data: Overlap, theme: Theme) -> None:
     axes.set_ylim(1.5, -0.5)
     axes.set_xlim(0, 132)
     axes.set_xticks(range(0, 101, 20), [f"{tick}%" for tick in range(0, 101, 20)])
-    panel_title(axes, theme, f"All {len(data.history.steps):,} steps, {duration(data.end_ns - data.start_ns)}")
+    panel_title(axes, theme, f"The whole: {count(len(data.history.steps), 'step')}, {duration(data.end_ns - data.start_ns)}")

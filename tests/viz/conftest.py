@@ -38,3 +38,10 @@ def cut(tmp_path_factory: pytest.TempPathFactory) -> Trace:
     """A run that was killed after twenty steps."""
     recorded = scheduled(30, num_pages=100, max_steps=20)
     return trace_of(tmp_path_factory.mktemp("cut"), story_of(recorded, ended=False))
+
+
+@pytest.fixture(scope="session")
+def long(tmp_path_factory: pytest.TempPathFactory) -> Trace:
+    """More steps than a figure has columns: two requests at once, with evictions."""
+    recorded = scheduled(32, num_pages=60, num_rows=2, max_tokens=44)
+    return trace_of(tmp_path_factory.mktemp("long"), story_of(recorded))

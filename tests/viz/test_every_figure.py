@@ -64,19 +64,21 @@ def test_a_real_recording_is_drawn_whole_in_both_themes(draw: Draw, shared_prefi
     assert len(backgrounds) == 2
 
 
-@every_figure
+@pytest.mark.parametrize(
+    "draw", [draw for draw in FIGURES if draw is not startup_gantt], ids=lambda draw: draw.__name__
+)  # a made-up run has no start-up
 def test_many_requests_are_drawn_within_the_sheet(draw: Draw, many: Trace) -> None:
-    if draw is startup_gantt:
-        pytest.skip("a made-up run has no start-up")
     figure, _ = draw(many)
     assert figure.get_figheight() <= 12
     assert not texts_outside(figure)
 
 
-@every_view
+@pytest.mark.parametrize(
+    "draw",
+    [draw for draw in [*FIGURES, animation] if draw not in (startup_gantt, memory_budget)],
+    ids=lambda draw: draw.__name__,
+)  # what these two show lies at the beginning
 def test_a_cut_off_recording_is_drawn_and_says_so(draw: Draw, cut: Trace) -> None:
-    if draw in (startup_gantt, memory_budget):
-        pytest.skip("what it shows lies at the beginning")
     figure, _ = draw(cut)
     words = figure.html if draw is animation else words_of(figure)
     assert "The recording of scheduler-0 has no end" in words

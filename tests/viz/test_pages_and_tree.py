@@ -66,9 +66,8 @@ def test_a_map_in_time_ends_with_the_recording(first_request: Trace) -> None:
     assert figure.axes[0].get_xlim() == pytest.approx((0, (last - data.times_ns[0]) / 1e9))
 
 
-def test_more_steps_than_columns_are_thinned_evenly(tmp_path: Path) -> None:
-    trace = trace_of(tmp_path, story_of(scheduled(30, num_pages=60, num_rows=2, max_tokens=44)))
-    data = read_page_map(trace)
+def test_more_steps_than_columns_are_thinned_evenly(long: Trace) -> None:
+    data = read_page_map(long)
     strides = set(np.diff(data.steps).tolist())
     assert len(data.steps) <= MAX_COLUMNS
     assert len(strides) == 1

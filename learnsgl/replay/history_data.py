@@ -132,6 +132,7 @@ class Letter:
         channel, number: with the sender's name, its key.
         sent: the event of its sender.
         received: the event of its receiver; `None` while it was on its way when the recording stopped.
+        names: the kinds without their counts.
     """
 
     kinds: str
@@ -139,10 +140,11 @@ class Letter:
     number: int
     sent: Place
     received: Place | None = None
+    names: tuple[str, ...] = field(init=False)
 
-    def holds(self, kind: str) -> bool:
-        """Whether a message of a kind, such as `UserMsg`, is in it."""
-        return any(part.partition("*")[0] == kind for part in self.kinds.split(", "))
+    def __post_init__(self) -> None:
+        """Part the kinds: `UserMsg, AbortMsg*3`."""
+        self.names = tuple(part.partition("*")[0] for part in self.kinds.split(", "))
 
 
 @dataclass

@@ -25,6 +25,7 @@ from learnsgl.replay.ledger_device import Activity
 from learnsgl.replay.ledger_life import Detail, Life, detail_of
 from learnsgl.replay.ledger_spans import Part, fit
 from learnsgl.trace.checks.base import Place
+from learnsgl.trace.index import ALL_ROLES
 from learnsgl.trace.reader import Trace
 
 __all__ = ["Area", "Cause", "Ledger", "Ledgers", "Measure", "Part", "ledger"]
@@ -139,6 +140,7 @@ class Ledgers:
         self.history = trace if isinstance(trace, History) else scan_history(trace)
         self.activity = Activity(self.history)
         self._detail = detail_of(self.activity)
+        self._has_api = not {"api", ALL_ROLES}.isdisjoint(self.history.processes)
 
     @property
     def keys(self) -> list[tuple[int, int]]:
@@ -209,14 +211,14 @@ class Ledgers:
         """The arrival; where the recording has no API server, the moment at which the scheduler queued it."""
         if journey.received is not None:
             return journey.received
-        has_api = any(name == "api" or self.history.scheduler == "llm" for name in self.history.processes)
-        return None if has_api else req.queued or req.refused
+        return None if self._has_api else req.queued or req.refused
 
     def _end_ns(self, journey: Journey, req: ReqHistory) -> int:
         ends = [place for place in (journey.answered, req.ended) if place is not None]
         if ends:
             return max(place.ns for place in ends)
-        if "api" not in self.history.processes and (last := req.finished or req.refused):
+        last = req.finished or req.refused
+        if last is not None and not self._has_api:
             return last.ns
         return max(self.history.last_ns.values(), default=0)
 

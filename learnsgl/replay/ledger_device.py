@@ -30,6 +30,7 @@ class Activity:
         self.history = history
         self.steps = {step.number: step for step in history.steps}
         self._members = {step.number: {key: place for place, key in enumerate(step.keys)} for step in history.steps}
+        self._num_chunks = {step.number: len(step.chunks) for step in history.steps}
         self._ran = [step for step in history.steps if step.device_ns is not None]
         self._ends = [_device_ns(step)[1] for step in self._ran]
         self._scheduled = [step.schedule_ns[0] for step in history.steps if step.schedule_ns is not None]
@@ -97,7 +98,7 @@ class Activity:
     def cause_of(self, key: ReqKey, step: DeviceStep) -> Cause:
         """What the forward pass of a step is to a request."""
         place = self._members[step.number].get(key)
-        num_chunks = sum(run.is_prefill for run in step.runs)
+        num_chunks = self._num_chunks[step.number]
         if place is None:
             return Cause.OTHERS_PREFILL if num_chunks else Cause.OTHERS_DECODE
         if step.runs[place].is_prefill:

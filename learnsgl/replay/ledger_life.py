@@ -55,9 +55,8 @@ class Life:
         self._detail = detail
         self._sent: dict[str, list[Letter]] = {}
         for letter in journey.letters:
-            for kind in ("TokenizeMsg", "UserMsg", "DetokenizeMsg", "UserReply"):
-                if letter.holds(kind):
-                    self._sent.setdefault(kind, []).append(letter)
+            for kind in letter.names:
+                self._sent.setdefault(kind, []).append(letter)
 
     # ------------------------------------------------------------ the way in
 

@@ -16,26 +16,27 @@ MAX_PLACES = 4
 """Events that a line names; the others are counted."""
 
 
-def print_why(trace: Trace, uid: int, at: str | None) -> int:
+def print_why(trace: Trace, uid: int, at: str | None, choice: int = 0) -> int:
     """Print what a request waited for.
 
     Args:
         trace: the recording.
         uid: the request.
         at: the moment, as `moments.parse_moment` reads it; `None` for all of its life.
+        choice: which of its choices.
 
     Returns:
         The exit code.
 
     Raises:
-        OptionError: the recording has no such request, or no such moment.
+        OptionError: the recording has no such request or choice, or no such moment.
     """
     reasons = Reasons(trace)
     out = utf8_output()
     if at is None:
-        out.write("\n".join(told(reasons.story(uid), (trace.span_ns() or (0, 0))[0], uid)) + "\n")
+        out.write("\n".join(told(reasons.story(uid, choice), (trace.span_ns() or (0, 0))[0], uid)) + "\n")
         return 0
-    answer = reasons.why(uid, at)
+    answer = reasons.why(uid, at, choice)
     label = "" if answer.cause is None else f" ({answer.cause.label})"
     lines = [f"request {uid} at {at}{label}:"]
     lines += [f"  {sentence.text}{events(sentence)}" for sentence in answer.sentences]

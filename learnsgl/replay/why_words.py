@@ -115,7 +115,8 @@ class Words:
             return self._in_flight(letter)
         doing, place = self._queue.scheduler_at(ns)
         places = ends(letter) + some(self._req.queued or self._req.refused) + some(place)
-        return said(f"lies in {self._history.scheduler}'s socket until its loop comes round; the loop {doing}", places)
+        where = f"in {self._history.scheduler}'s socket" if letter is not None else "with the scheduler's messages"
+        return said(f"lies {where} until the loop comes round; the loop {doing}", places)
 
     # ------------------------------------------------------------ on the device
 

@@ -97,6 +97,7 @@ def _add_stories(commands: Any) -> None:
     why = _add(commands, "why", run_why, "what a request waited for, and which events say so")
     _add_path(why)
     why.add_argument("uid", type=int, metavar="UID", help="request")
+    why.add_argument("--choice", type=int, default=0, metavar="N", help="which of its choices (default: %(default)s)")
     why.add_argument(
         "--at",
         metavar="TIME",
@@ -212,7 +213,7 @@ def run_why(args: argparse.Namespace) -> int:
     """Print what a request waited for."""
     from learnsgl.replay.why_command import print_why
 
-    return print_why(_open(args.path), args.uid, args.at)
+    return print_why(_open(args.path), args.uid, args.at, args.choice)
 
 
 def run_diff(args: argparse.Namespace) -> int:

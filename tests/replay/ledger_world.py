@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from learnsgl.config import Config, SchedulerConfig, TraceLevel
-from learnsgl.core import FinishReason, SamplingParams
+from learnsgl.core import FinishReason, ReqKey, SamplingParams
 from learnsgl.message.types import AbortMsg, DetokenizeMsg, UserMsg
 from learnsgl.scheduler.executor import Step, StepResult
 from learnsgl.scheduler.scheduler import Scheduler
@@ -39,6 +39,7 @@ class Ask:
     leaves_at_ns: int | None = None
     ignore_eos: bool = True
     is_broken: bool = False
+    n: int = 1
 
 
 @dataclass
@@ -97,6 +98,7 @@ class World:
         self._text_free_ns = {"tokenizer-0": 0, "detokenizer": 0}
         self._gone: dict[int, int] = {}
         self._bodies: dict[int, Ask] = {}
+        self._num_ended: dict[int, int] = {}
         self.story: Story = {name: [] for name in PIDS}
         executor = TimedExecutor(
             self._clock, self._rng, self.num_pages, self.page_size, self.max_model_len, self.num_rows
@@ -159,7 +161,7 @@ class World:
                 self._gone[uid] = at
                 self._tell("api", ev.HttpDisconnected(at, uid))
             else:
-                self._tell("api", ev.HttpReceived(at, uid, "/v1/completions", ask.stream, 50))
+                self._tell("api", ev.HttpReceived(at, uid, "/v1/completions", ask.stream, 50, ask.n))
             kind = "AbortMsg" if leaves else "TokenizeMsg"
             received = self._letter("api", "tokenizer-0", "tokenizer-0", at + 12 * US, kind, [uid])
             start = max(received, self._text_free_ns["tokenizer-0"]) + 5 * US
@@ -167,7 +169,7 @@ class World:
             if not leaves and ask.is_broken:
                 self._tell("tokenizer-0", ev.TokFailed(end, uid, "invalid_value"))
                 back = self._letter("tokenizer-0", "api", "api", end + US, "UserReply", [uid])
-                self._end(uid, back, FinishReason.ERROR, 400)
+                self._end(ReqKey(uid), back, FinishReason.ERROR, 400)
                 continue
             if not leaves:
                 self._tell("tokenizer-0", ev.TokTokenized(end, uid, start, len(ask.prompt)))
@@ -179,8 +181,9 @@ class World:
 
     def _deliver(self, reply: DetokenizeMsg) -> None:
         """A reply's way to the clients: the detokenizer and the API server."""
-        with_token = np.frombuffer(reply.uids, "<i8").tolist()
-        named = [*[a.uid for a in reply.accepted], *with_token, *[e.uid for e in reply.endings]]
+        choices = np.frombuffer(reply.choices, "<i4").tolist()
+        with_token = [ReqKey(*key) for key in zip(np.frombuffer(reply.uids, "<i8").tolist(), choices, strict=True)]
+        named = [*[a.uid for a in reply.accepted], *[key.uid for key in with_token], *[e.uid for e in reply.endings]]
         uids = list(dict.fromkeys(named))
         received = self._letter("scheduler-0", "detokenizer", "detokenizer", self._clock(), "DetokenizeMsg", uids)
         start = max(received, self._text_free_ns["detokenizer"]) + 3 * US
@@ -192,26 +195,27 @@ class World:
             )
         self._text_free_ns["detokenizer"] = end + 6 * US
         at_api = self._letter("detokenizer", "api", "api", end + 6 * US, "UserReply", uids)
-        for place, uid in enumerate(uids):
+        for place, (uid, choice) in enumerate(with_token):
             chunk_ns = at_api + (place + 1) * 25 * US
-            if self._bodies[uid].stream and uid in with_token and chunk_ns < self._gone.get(uid, chunk_ns + 1):
-                self._tell("api", ev.HttpStreamed(chunk_ns + MS, i8(uid), i4(0), i8(chunk_ns), i4(30)))
+            if self._bodies[uid].stream and chunk_ns < self._gone.get(uid, chunk_ns + 1):
+                self._tell("api", ev.HttpStreamed(chunk_ns + MS, i8(uid), i4(choice), i8(chunk_ns), i4(30)))
         for ending in reply.endings:
             status = 200 if ending.error is None else ending.error.status
             counts = (ending.num_prompt_tokens, ending.num_cached_tokens, ending.num_generated_tokens)
-            self._end(ending.uid, at_api, ending.reason, status, counts)
+            self._end(ReqKey(ending.uid, ending.choice), at_api, ending.reason, status, counts)
 
     def _end(
-        self, uid: int, ns: int, reason: FinishReason, status: int, counts: tuple[int, int, int] = (0, 0, 0)
+        self, key: ReqKey, ns: int, reason: FinishReason, status: int, counts: tuple[int, int, int] = (0, 0, 0)
     ) -> None:
+        uid = key.uid
         gone = self._gone.get(uid, ns + 1) <= ns
         told = (FinishReason.ABORT, 499) if gone else (reason, status)
         code = None if told[1] == 200 else "some_code"
-        self._tell("api", ev.ReqEnded(ns + US, uid, 0, told[0].value, told[1], code, *counts))
-        if not gone:
-            self._tell(
-                "api", ev.HttpAnswered(ns + 2 * MS if self._bodies[uid].stream else ns + 60 * US, uid, status, 99)
-            )
+        self._tell("api", ev.ReqEnded(ns + US, *key, told[0].value, told[1], code, *counts))
+        self._num_ended[uid] = self._num_ended.get(uid, 0) + 1
+        if not gone and self._num_ended[uid] == (self._bodies[uid].n if status == 200 else 1):
+            after_ns = 2 * MS if self._bodies[uid].stream else 60 * US
+            self._tell("api", ev.HttpAnswered(ns + after_ns, uid, status, 99))
 
     # ------------------------------------------------------------ events
 
@@ -240,7 +244,7 @@ class World:
 
 
 def _user_msg(uid: int, ask: Ask) -> UserMsg:
-    sampling = SamplingParams(max_tokens=ask.max_tokens, ignore_eos=ask.ignore_eos)
+    sampling = SamplingParams(max_tokens=ask.max_tokens, ignore_eos=ask.ignore_eos, n=ask.n)
     return UserMsg(uid, np.array(ask.prompt, dtype=np.int32).tobytes(), sampling)
 
 

@@ -228,6 +228,21 @@ def test_a_scheduler_alone_is_measured_from_its_queue(tmp_path: Path) -> None:
         check_sums(item)
 
 
+def test_each_choice_has_a_ledger_of_its_own(tmp_path: Path) -> None:
+    trace = World([Ask(20 * MS, [1] * 60, 5, n=3), Ask(20 * MS, [2] * 9, 3, n=2, stream=False)]).write(tmp_path)
+    verify(trace)
+    ledgers = Ledgers(trace)
+    assert ledgers.keys == [(1, 0), (1, 1), (1, 2), (2, 0), (2, 1)]
+    for item in ledgers.all():
+        check_sums(item)
+        assert len(item.gaps) + 1 == item.num_tokens == (5 if item.uid == 1 else 3)
+    # the second choice takes the prompt's KV from the first one, whose prefill it waits for
+    assert Cause.QUEUE_PREFIX in ledgers.of(1, 1).totals
+    assert Cause.QUEUE_PREFIX not in ledgers.of(1, 0).totals
+    with pytest.raises(OptionError, match="request 1 has no choice 3; there are: 0, 1, 2"):
+        ledgers.of(1, 3)
+
+
 # ---------------------------------------------------------------- every cause is found
 
 

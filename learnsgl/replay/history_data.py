@@ -232,6 +232,12 @@ class ReqHistory:
     code: str | None = None
     chunks_ns: list[int] = field(default_factory=list)
 
+    @property
+    def kept_tokens(self) -> list[int]:
+        """The steps whose token its client got: none after the one that completed a stop string."""
+        is_stopped = self.reason == "stop" and self.num_generated is not None
+        return self.tokens[: self.num_generated] if is_stopped else self.tokens
+
 
 @dataclass
 class Journey:

@@ -201,7 +201,7 @@ class Ledgers:
         has_first = start is not None and bool(intervals)
         ttft, gaps = (intervals[0], intervals[1:]) if has_first else ((), intervals[1:])
         return Ledger(
-            uid, choice, measured, start, ttft, tuple(gaps), end, req.reason, len(req.tokens),
+            uid, choice, measured, start, ttft, tuple(gaps), end, req.reason, len(req.kept_tokens),
             tuple(tokens.values()) if has_first else tuple(tokens.values())[1:],
         )  # fmt: skip
 
@@ -231,7 +231,7 @@ class Ledgers:
     def _tokens(self, life: Life, measured: Measure) -> dict[int, tuple[int, ...]]:
         """From the moments at which tokens count to the steps that gave them, in order."""
         moments: dict[int, tuple[int, ...]] = {}
-        for number in life.req.tokens:
+        for number in life.req.kept_tokens:
             step = self.activity.steps.get(number)
             if step is None or step.commit_ns is None:
                 continue

@@ -156,7 +156,8 @@ class Life:
         ended = self.req.finished or self.req.refused or self._failed_tokenizing
         if ended is None:
             return []
-        step = self._activity.steps.get(self.req.tokens[-1]) if self.req.tokens else None
+        tokens = self.req.kept_tokens
+        step = self._activity.steps.get(tokens[-1]) if tokens else None
         is_with_token = step is not None and step.commit_ns is not None and self._ends_in(step)
         chain = Chain(ended.ns)
         if is_with_token and step is not None and step.commit_ns is not None:

@@ -166,6 +166,17 @@ def test_two_tokens_in_one_chunk_are_one_gap(tmp_path: Path) -> None:
     check_sums(item)
 
 
+def test_tokens_after_a_stop_string_are_nobodys(tmp_path: Path) -> None:
+    """The scheduler went on until it heard of the stop; its client got what came before."""
+    story = tell()
+    ended = next(event for event in story["api"] if isinstance(event, ev.ReqEnded))
+    ended.reason, ended.completion_tokens = "stop", 1
+    item = of_story(tmp_path, story)
+    assert (item.num_tokens, item.gaps, item.gap_steps) == (1, (), ((1,),))
+    assert item.ttft_ns == 175
+    check_sums(item)
+
+
 def test_a_client_that_leaves_before_its_first_token(tmp_path: Path) -> None:
     world = World([Ask(20 * MS, list(range(1, 50)), 20, leaves_at_ns=21 * MS)], options={"max_prefill_length": 8})
     item = ledger(world.write(tmp_path), 1)

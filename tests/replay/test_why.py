@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from learnsgl.config import TraceLevel
 from learnsgl.errors import OptionError
+from learnsgl.replay.history import scan_history
 from learnsgl.replay.ledger import Cause
 from learnsgl.replay.moments import in_words, parse_moment
 from learnsgl.replay.why import Reasons, Why, story, why
@@ -16,6 +18,9 @@ from learnsgl.replay.why_command import print_why
 from learnsgl.replay.why_queue import Queue
 from learnsgl.replay.why_text import listed, ordinal
 from learnsgl.trace import events as ev
+from learnsgl.trace.commands import add_trace_command
+from learnsgl.trace.digest import RowField
+from learnsgl.trace.fold import Fold
 from learnsgl.trace.reader import Trace
 from tests.replay.ledger_world import MS, US, Ask, World, random_asks
 from tests.replay.test_ledger import RECORDINGS, at_steps, of_a_policy, trace_of
@@ -109,6 +114,23 @@ def test_promises_sum_at_every_moment_that_pages_were_short(tmp_path: Path, seed
     assert any(block.reason == "pages" for block in blocks)
     for block in blocks:
         assert sum(holder.num_promised for holder in queue.promised(block)) == block.promised
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_queue_and_holders_are_those_of_the_folded_state(tmp_path: Path, seed: int) -> None:
+    options = {"max_prefill_length": 24, "policy": "mixed" if seed % 2 else "prefill-first"}
+    world = World(random_asks(50, seed), seed, num_pages=60, page_size=2, max_model_len=90, options=options)
+    trace = world.write(tmp_path)
+    queue, fold = Queue(scan_history(trace)), Fold()
+    for entry in trace.events("scheduler-0"):
+        fold.apply(entry.event)
+        if isinstance(entry.event, ev.SchedStep):
+            ns, rows = entry.event.ns, fold.state.rows
+            waiting = [(item.uid, item.choice) for item in fold.state.queue.values()]
+            assert [tuple(req.key) for req in queue.waiting(ns)] == waiting
+            used = np.flatnonzero(rows[RowField.PRESENT]).tolist()
+            folded = [(row, rows[RowField.UID, row], rows[RowField.NUM_PAGES, row]) for row in used]
+            assert [(holder.row, holder.key.uid, holder.num_pages) for holder in queue.holders(ns)] == folded
 
 
 # ---------------------------------------------------------------- everything else
@@ -247,7 +269,25 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         print_why(trace, 1, None)
 
 
+def test_the_commands_are_declared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = str(trace_of(tmp_path, tell()).path)
+    parser = argparse.ArgumentParser()
+    add_trace_command(parser.add_subparsers())
+    for words, start in [
+        (["why", folder, "7"], "request 7, in seconds"),
+        (["why", folder, "7", "--at", "step:1", "--choice", "0"], "request 7 at step:1"),
+        (["ledger", folder], "1 request: 1 length"),
+        (["ledger", folder, "7", "--json"], "["),
+        (["diff", folder, folder], "A  "),
+        (["diff", folder, folder, "--json"], "{"),
+        (["workload", folder], '{"format":"learnsgl-workload"'),
+        (["workload", folder, "--out", str(tmp_path / "w")], f"{tmp_path / 'w'}: 1 requests"),
+    ]:
+        args = parser.parse_args(["trace", *words])
+        assert args.run(args) == 0
+        assert capsys.readouterr().out.startswith(start)
+
+
 def test_the_command_at_level_steps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert print_why(at_steps(tmp_path), UID, "step:1") == 0
     assert "launch" in capsys.readouterr().out
-    assert TraceLevel.STEPS.value == "steps"

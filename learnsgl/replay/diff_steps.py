@@ -99,9 +99,8 @@ class Side:
 
     def has(self, name: ReqKey, step: DeviceStep) -> bool:
         """Whether a request was in the queue, or beyond it, when a step was put together."""
-        req = self.reqs.get(name)
-        begin_ns = 0 if step.schedule_ns is None else step.schedule_ns[0]
-        return req is not None and req.queued is not None and req.queued.ns <= begin_ns
+        queued = self.reqs[name].queued
+        return queued is not None and step.schedule_ns is not None and queued.ns <= step.schedule_ns[0]
 
     def decided(self, step: DeviceStep) -> Decided:
         """What was decided in a step, comparable between recordings."""
@@ -151,7 +150,8 @@ def _parting(
     if aspect is not Aspect.PAGES and Aspect.PAGES in differing:
         text = f"{step_a.num_free_pages:,} pages were free in A and {step_b.num_free_pages:,} in B after this step"
         reasons.append(said(text, (*places_of(step_a, "schedule"), *places_of(step_b, "schedule"))))
-    is_timing = any(not side.has(name, step) for name in names for side, step in (a, b))
+    both = [name for name in names if name in a[0].reqs and name in b[0].reqs]
+    is_timing = any(not side.has(name, step) for name in both for side, step in (a, b))
     told_a, told_b = _told(aspect, decided_a[aspect], step_a), _told(aspect, decided_b[aspect], step_b)
     others = tuple(other for other in differing[1:] if other is not Aspect.PAGES)
     return Parting(step_a.number, aspect, told_a, told_b, tuple(reasons), others, is_timing)
@@ -233,7 +233,8 @@ def doing(req: ReqHistory, step: DeviceStep) -> tuple[str, tuple[Any, ...]]:
     if step.number in req.steps:
         place = step.keys.index(req.key)
         run = step.runs[place]
-        what = f"ran with {run.num_tokens:,} prompt tokens" if run.is_prefill else "decoded"
+        tokens = "1 prompt token" if run.num_tokens == 1 else f"{run.num_tokens:,} prompt tokens"
+        what = f"ran with {tokens}" if run.is_prefill else "decoded"
         cached = f", after {req.cached_len:,} from the cache" if req.admitted_step == step.number else ""
         return what + cached, places_of(step, "schedule")
     blocks = [block for block in req.blocks if block.place.ns <= end_ns]

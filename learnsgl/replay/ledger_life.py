@@ -75,36 +75,41 @@ class Life:
         return parts
 
     def _to_scheduler(self, chain: Chain, until_ns: int) -> None:
-        tokenize, user = self.first("TokenizeMsg"), self.first("UserMsg")
-        arrival = self.req.queued or self.req.refused
-        if tokenize is None and user is None and arrival is None:
-            return
-        chain.to(None if tokenize is None else tokenize.sent.ns, Cause.HTTP)
-        busy = self._activity.busy(self.tokenizer)
-        received = None if tokenize is None else tokenize.received
-        if received is None and user is None and self.journey.tokenized is None and arrival is None:
-            chain.to(until_ns, Cause.TOKENIZER_MESSAGE)  # nobody has taken it from the socket
-            return
-        chain.to(_ns(received), Cause.TOKENIZER_MESSAGE, busy=busy, wait=Cause.TOKENIZER_WAIT)
-        failed = self._failed_tokenizing
-        if failed is not None:  # when it began isn't recorded
-            chain.to(failed.ns, Cause.TOKENIZE, busy=busy, wait=Cause.TOKENIZER_WAIT)
-            return
-        if user is None and self.journey.tokenize_ns is None:
-            return
-        started, done = self.journey.tokenize_ns or (None, None)
-        chain.to(started, Cause.TOKENIZER_WAIT)
-        chain.to(done, Cause.TOKENIZE)
+        user, arrival = self.first("UserMsg"), self.req.queued or self.req.refused
+        self._to_tokens(chain, until_ns, has_left=user is not None or arrival is not None)
         if user is None:
             return
+        busy = self._activity.busy(self.tokenizer)
         chain.to(user.sent.ns, Cause.TOKENIZE, busy=busy, wait=Cause.TOKENIZER_WAIT)
         loop = self._activity.busy(self._activity.history.scheduler)
-        if user.received is None and arrival is None:
+        if user.received is None and arrival is None:  # nobody has taken it from the socket
             chain.to(until_ns, Cause.SCHEDULER_MESSAGE, busy=loop, wait=Cause.SCHEDULER_BUSY)
             return
         chain.to(_ns(user.received), Cause.SCHEDULER_MESSAGE, busy=loop, wait=Cause.SCHEDULER_BUSY)
         if arrival is not None:
             chain.to(arrival.ns, Cause.SCHEDULER_BUSY)
+
+    def _to_tokens(self, chain: Chain, until_ns: int, *, has_left: bool) -> None:
+        """Up to where its tokens are there; `has_left`: the scheduler was sent them, whether that is recorded or not."""
+        tokenize, done = self.first("TokenizeMsg"), self.journey.tokenized
+        if tokenize is None and done is None:
+            if has_left:
+                chain.to(None, Cause.UNEXPLAINED)
+            return
+        chain.to(None if tokenize is None else tokenize.sent.ns, Cause.HTTP)
+        received = None if tokenize is None else tokenize.received
+        if received is None and done is None and not has_left:  # nobody has taken it from the socket
+            chain.to(until_ns, Cause.TOKENIZER_MESSAGE)
+            return
+        busy = self._activity.busy(self.tokenizer)
+        chain.to(_ns(received), Cause.TOKENIZER_MESSAGE, busy=busy, wait=Cause.TOKENIZER_WAIT)
+        if self._failed_tokenizing is not None:  # when it began isn't recorded
+            chain.to(self._failed_tokenizing.ns, Cause.TOKENIZE, busy=busy, wait=Cause.TOKENIZER_WAIT)
+        elif self.journey.tokenize_ns is not None:
+            chain.to(self.journey.tokenize_ns[0], Cause.TOKENIZER_WAIT)
+            chain.to(self.journey.tokenize_ns[1], Cause.TOKENIZE)
+        elif has_left:
+            chain.to(None, Cause.UNEXPLAINED)
 
     def _to_scheduler_without_messages(self, chain: Chain) -> None:
         arrival = self.req.queued or self.req.refused

@@ -174,19 +174,16 @@ class Words:
         step = None if token_step is None else self._queue.step(token_step)
         what = "its ending" if step is None else f"its token of step {step.number}"
         finished = some(self._req.finished or self._req.refused)
-        after_ns = (
-            step.commit_ns[1]
-            if step is not None and step.commit_ns is not None
-            else (finished[0].ns if finished else ns)
-        )
-        letter = self._life.after("DetokenizeMsg", after_ns)
+        committed_ns, text_ns = _ends_ns(step, finished[0].ns if finished else ns)
+        letter = self._life.after("DetokenizeMsg", committed_ns)
         if cause is Cause.COLLECT and step is not None:
             doing, place = self._queue.scheduler_at(ns)
             text = f"step {step.number} is done on the device, and the scheduler hasn't collected it: it {doing}"
             return said(text, places_of(step, "forward", "wait") + some(place))
         if cause is Cause.COMMIT:
             places = places_of(step, "commit") if step is not None else finished
-            return said(f"{self._history.scheduler} takes over {what}, and replies", places + ends(letter))
+            verb = f"takes over {what}" if step is not None else "ends it"
+            return said(f"{self._history.scheduler} {verb}, and replies", places + ends(letter))
         if cause is Cause.DETOKENIZER_MESSAGE:
             return self._in_flight(letter, what)
         text_places = places_of(step, "text") if step is not None else ()
@@ -194,12 +191,8 @@ class Words:
             return said(f"{what} waits for the detokenizer", ends(letter) + text_places)
         if cause is Cause.DETOKENIZE:
             return said(f"the detokenizer turns {what} into text, and sends it", text_places or ends(letter))
-        text_ns = (
-            step.text_ns[1]
-            if step is not None and step.text_ns is not None
-            else (letter.sent.ns if letter else after_ns)
-        )
-        reply = self._life.after("UserReply", text_ns)
+        sent_ns = letter.sent.ns if letter is not None and text_ns is None else committed_ns
+        reply = self._life.after("UserReply", sent_ns if text_ns is None else text_ns)
         if cause is Cause.API_MESSAGE:
             return self._in_flight(reply, what)
         if cause is Cause.WAY_OUT:
@@ -227,3 +220,10 @@ _ON_DEVICE = (
     Cause.OTHERS_PREFILL, Cause.OTHERS_DECODE, Cause.PREFILL, Cause.PREFILL_SHARED, Cause.DECODE,
     Cause.DECODE_BESIDE_PREFILL, Cause.SAMPLE,
 )  # fmt: skip
+
+
+def _ends_ns(step: DeviceStep | None, finished_ns: int) -> tuple[int, int | None]:
+    """When a step's tokens were taken over, and when they were text; for an ending without a step, when that was."""
+    if step is None:
+        return finished_ns, None
+    return step.commit_ns[1] if step.commit_ns is not None else finished_ns, step.text_ns and step.text_ns[1]

@@ -165,6 +165,18 @@ def test_other_workloads_are_told_apart(tmp_path: Path) -> None:
     assert [(pair.a.key.uid, pair.b.key.uid) for pair in found.match.pairs] == [(1, 2), (2, 1)]
 
 
+def test_a_request_that_only_one_has_is_the_reason(tmp_path: Path) -> None:
+    asks = [Ask(20 * MS, [1] * 10, 4), Ask(30 * MS, [1] * 20, 4)]
+    parting = parted(diff(World(asks[:1]).write(tmp_path / "a"), World(asks).write(tmp_path / "b")))
+    assert (parting.aspect, parting.is_timing) == (Aspect.END, False)
+    more = [asks[0], Ask(20 * MS, [3] * 9, 9), asks[1]]
+    parting = parted(diff(World(asks).write(tmp_path / "c"), World(more).write(tmp_path / "d")))
+    assert (parting.aspect, parting.is_timing) == (Aspect.ADMISSION, False)
+    assert texts(parting).startswith(
+        "request 2 of B, which A hasn't: in A it isn't there; in B it ran with 9 prompt tokens"
+    )
+
+
 def test_many_different_lengths_are_counted(tmp_path: Path) -> None:
     a = scan_history(World([Ask(20 * MS + i * MS, [1] * (5 + i), 4) for i in range(7)]).write(tmp_path / "a"))
     b = scan_history(World([Ask(20 * MS, [1], 4)]).write(tmp_path / "b"))

@@ -94,15 +94,17 @@ def diff(a: Trace, b: Trace) -> TraceDiff:
 
 
 def option_diffs(a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[OptionDiff]:
-    """Options of the engine and the scheduler that differ between two manifests, and the device."""
+    """Options of the engine and the scheduler that differ between two manifests, and what else the engine became."""
+    named = set()
     for area in ("engine", "scheduler"):
         values_a, values_b = ((manifest.get("config") or {}).get(area) or {} for manifest in (a, b))
         for name in dict.fromkeys((*values_a, *values_b)):
             if values_a.get(name) != values_b.get(name):
+                named.add(name)
                 yield OptionDiff(name, values_a.get(name), values_b.get(name))
     for name in ("model", "device", "dtype", "num_pages", "max_model_len"):
         found_a, found_b = ((manifest.get("engine") or {}).get(name) for manifest in (a, b))
-        if found_a != found_b:
+        if found_a != found_b and name not in named:
             yield OptionDiff(f"engine's {name}", found_a, found_b)
 
 

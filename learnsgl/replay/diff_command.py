@@ -12,7 +12,7 @@ from typing import Any
 
 from learnsgl.replay.diff import Parting, Totals, TraceDiff, diff
 from learnsgl.replay.why_command import events
-from learnsgl.replay.why_text import Sentence, listed
+from learnsgl.replay.why_text import Sentence
 from learnsgl.terminal import utf8_output
 from learnsgl.trace.reader import Trace
 from learnsgl.trace.show import table
@@ -72,7 +72,7 @@ def _parting_lines(found: TraceDiff) -> list[str]:
     ]
     lines += [f"  because {_line(reason)}" for reason in parting.reasons]
     if parting.others:
-        lines.append(f"  in the same step differ, too: {listed([other.label for other in parting.others])}")
+        lines.append(f"  in the same step differ, too: {'; '.join(other.label for other in parting.others)}")
     if parting.is_timing:
         lines.append(
             "  So requests came at other moments, and from here on steps can't be compared one by one; what the "

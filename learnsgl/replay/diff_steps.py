@@ -97,6 +97,13 @@ class Side:
         """A request's name in A; one without a counterpart keeps its own, with a choice that none has."""
         return self._names.get(key, ReqKey(key.uid, -1 - key.choice))
 
+    def free_before(self, step: DeviceStep) -> int:
+        """Pages that nobody held after the step before; with the first one, all that there are."""
+        place = step.number - self.history.steps[0].number
+        if place:
+            return self.history.steps[place - 1].num_free_pages
+        return 0 if self.history.engine is None else self.history.engine.num_pages
+
     def has(self, name: ReqKey, step: DeviceStep) -> bool:
         """Whether a request was in the queue, or beyond it, when a step was put together."""
         queued = self.reqs[name].queued
@@ -147,9 +154,9 @@ def _parting(
     aspect, step_a, step_b = differing[0], a[1], b[1]
     names = _concerned(aspect, decided_a[aspect], decided_b[aspect])
     reasons = _reasons(names, a, b)
-    if aspect is not Aspect.PAGES and Aspect.PAGES in differing:
-        text = f"{step_a.num_free_pages:,} pages were free in A and {step_b.num_free_pages:,} in B after this step"
-        reasons.append(said(text, (*places_of(step_a, "schedule"), *places_of(step_b, "schedule"))))
+    free_a, free_b = a[0].free_before(step_a), b[0].free_before(step_b)
+    if aspect in (Aspect.ADMISSION, Aspect.BLOCKED) and free_a != free_b:
+        reasons.append(said(f"{free_a:,} pages were free in A and {free_b:,} in B before this step"))
     both = [name for name in names if name in a[0].reqs and name in b[0].reqs]
     is_timing = any(not side.has(name, step) for name in both for side, step in (a, b))
     told_a, told_b = _told(aspect, decided_a[aspect], step_a), _told(aspect, decided_b[aspect], step_b)
@@ -189,7 +196,7 @@ def _told(aspect: Aspect, value: Any, step: DeviceStep) -> Sentence:
 
 def _called(name: ReqKey) -> str:
     if name.choice < 0:
-        return f"request {name.uid} of B, which A hasn't"
+        return f"request {name.uid} of B (which A hasn't)"
     return name_of(name)
 
 
@@ -208,12 +215,10 @@ def _reasons(names: Sequence[ReqKey], a: tuple[Side, DeviceStep], b: tuple[Side,
     """What each request that is concerned was doing in both recordings when the step was put together."""
     found = []
     for name in names[:MAX_REASONS]:
-        told = []
         for letter, (side, step) in (("A", a), ("B", b)):
             req = side.reqs.get(name)
             text, places = ("isn't there", ()) if req is None else doing(req, step)
-            told.append((f"in {letter} it {text}", places))
-        found.append(said(f"{_called(name)}: {told[0][0]}; {told[1][0]}", (*told[0][1], *told[1][1])))
+            found.append(said(f"in {letter} {_called(name)} {text}", places))
     if len(names) > MAX_REASONS:
         found.append(said(f"{len(names) - MAX_REASONS:,} more of the requests differ, too"))
     return found

@@ -90,7 +90,7 @@ class Life:
             chain.to(arrival.ns, Cause.SCHEDULER_BUSY)
 
     def _to_tokens(self, chain: Chain, until_ns: int, *, has_left: bool) -> None:
-        """Up to where its tokens are there; `has_left`: the scheduler was sent them, whether that is recorded or not."""
+        """Up to where its tokens are there; `has_left`: they were sent on, whether that is recorded or not."""
         tokenize, done = self.first("TokenizeMsg"), self.journey.tokenized
         if tokenize is None and done is None:
             if has_left:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from learnsgl.config import BUILT_IN_MODEL, Config, ServerConfig, TraceLevel
 from learnsgl.core import SamplingParams
-from learnsgl.errors import OptionError
+from learnsgl.errors import OptionError, RequestError
 from learnsgl.offline.completion import Completion, Progress, TextDelta
 from learnsgl.offline.live import Call
 from learnsgl.offline.progress import OnProgress, progress_shown
@@ -115,7 +115,7 @@ class LLM:
             progress: show a bar on stderr, or call this function after every step.
 
         Returns:
-            A completion for each prompt, in their order.
+            A completion for each prompt, in their order; with `n` in the sampling parameters, so many for each.
 
         Raises:
             RequestError: something given is no prompt, or there isn't one `SamplingParams` for each; nothing has run.
@@ -154,11 +154,11 @@ class LLM:
         with self._pipeline.waiting(call), progress_shown(progress) as on_progress:
             for content, sampling in zip(contents, params, strict=True):
                 self._pipeline.submit(call, content, sampling, streamed=False)
-            while num_finished < len(contents):
+            while num_finished < len(call.lives):
                 self._pipeline.turn()
                 num_finished += len(call.ended)
                 elapsed_s = time.monotonic() - start_s
-                on_progress(Progress(len(contents), num_finished, call.num_tokens, elapsed_s))
+                on_progress(Progress(len(call.lives), num_finished, call.num_tokens, elapsed_s))
                 while call.ended:
                     yield call.ended.popleft().completion()
 
@@ -182,7 +182,10 @@ class LLM:
             EngineError: the engine failed.
         """
         content = read_prompt(prompt)
-        return self._stream(content, read_sampling(sampling_params, 1)[0])
+        sampling = read_sampling(sampling_params, 1)[0]
+        if sampling.n > 1:
+            raise RequestError(f"n is {sampling.n}; a stream gives one answer, so leave it out", param="n")
+        return self._stream(content, sampling)
 
     def _stream(self, content: PromptContent, sampling: SamplingParams) -> Iterator[TextDelta]:
         call = Call("LLM.stream")
@@ -218,8 +221,8 @@ def _close(pipeline: Pipeline, pid: int) -> None:
         pipeline.close()
 
 
-def _index(completion: Completion) -> int:
-    return completion.index
+def _index(completion: Completion) -> tuple[int, int]:
+    return completion.index, completion.choice
 
 
 def _config(model: str, options: dict[str, Any]) -> Config:

@@ -151,6 +151,8 @@ def _parse(fields: dict[str, Any], model: str) -> NewPrompt:
     request = parse_chat(body, model) if "messages" in fields else parse_completion(body, model)
     if len(request.prompts) > 1:
         raise RequestError(f"prompt holds {len(request.prompts)} prompts; give each a line of its own")
+    if request.prompts[0].sampling.n > 1:
+        raise RequestError(f"n is {request.prompts[0].sampling.n}; a line has one result, so repeat the line instead")
     if request.echo:
         raise RequestError("has echo, and the result holds the prompt anyway; leave it out")
     return request.prompts[0]

@@ -52,6 +52,7 @@ class Completion:
         num_generated_tokens: length of `token_ids`.
         timing: when it came.
         error: why there is no (whole) answer; `None` where all went well.
+        choice: which of the prompt's `n` answers this is.
     """
 
     index: int
@@ -63,6 +64,7 @@ class Completion:
     num_generated_tokens: int
     timing: Timing
     error: RequestError | None = None
+    choice: int = 0
 
     def raise_for_error(self) -> Completion:
         """The completion itself.
@@ -79,6 +81,7 @@ class Completion:
         error = self.error
         return {
             "index": self.index,
+            "choice": self.choice,
             "text": self.text,
             "finish_reason": self.finish_reason.value,
             "num_prompt_tokens": self.num_prompt_tokens,
@@ -111,7 +114,7 @@ class Progress:
     """How far a call of `generate` has come.
 
     Attributes:
-        num_prompts: prompts of the call.
+        num_prompts: answers that the call waits for: its prompts, each as often as its `n` says.
         num_finished: of these, how many have ended.
         num_tokens: tokens generated so far, for all of them.
         elapsed_s: seconds since the call.

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
-from learnsgl.core import FinishReason
+from learnsgl.core import FinishReason, ReqKey
 from learnsgl.errors import RequestError
 from learnsgl.message.types import Delta, Ending
 from learnsgl.offline.completion import Completion, Timing
@@ -16,10 +16,11 @@ from learnsgl.offline.completion import Completion, Timing
 
 @dataclass(eq=False)
 class LiveCompletion:
-    """One prompt's answer, as far as it has come.
+    """One answer to a prompt, as far as it has come.
 
     Attributes:
-        uid: the request's id.
+        key: the request's id, and which of its choices this is.
+        num_choices: how many choices the request has.
         index: place of its prompt in the call.
         call: the call that waits for it.
         streamed: whether its caller takes it piece by piece.
@@ -27,7 +28,8 @@ class LiveCompletion:
         abandoned: whether its caller wants no more of it.
     """
 
-    uid: int
+    key: ReqKey
+    num_choices: int
     index: int
     call: Call
     streamed: bool
@@ -89,6 +91,7 @@ class LiveCompletion:
         moments = (self.submitted_ns, self._first_token_ns, self._last_token_ns, self._ended_ns)
         return Completion(
             index=self.index,
+            choice=self.key.choice,
             text="".join(self._texts),
             token_ids=self._token_ids[: self._num_tokens],
             finish_reason=FinishReason(ending.reason),
@@ -106,12 +109,14 @@ class Call:
 
     Attributes:
         route: what the trace calls it: `LLM.generate` or `LLM.stream`.
-        lives: its requests, in the order of its prompts.
+        lives: its answers, in the order of its prompts and their choices.
+        num_prompts: prompts that were handed in.
         ended: those that have ended, and that the caller hasn't been given yet.
         num_tokens: tokens generated so far, for all of them.
     """
 
     route: str
     lives: list[LiveCompletion] = field(default_factory=list)
+    num_prompts: int = 0
     ended: deque[LiveCompletion] = field(default_factory=deque)
     num_tokens: int = 0

@@ -74,7 +74,7 @@ class Pipeline:
             tokenizer, recorder, to_api=self._replies, to_scheduler=self._to_scheduler
         )
         self._scheduler = Scheduler(config, executor, recorder, run_key=recording.run_key)
-        self._live: dict[int, LiveCompletion] = {}
+        self._live: dict[ReqKey, LiveCompletion] = {}
         self._last_uid = 0
         self._lock = threading.Lock()
         self._closed = False
@@ -92,11 +92,11 @@ class Pipeline:
 
     @property
     def num_running(self) -> int:
-        """Requests that have not ended."""
+        """Answers that have not ended."""
         return len(self._live)
 
     def submit(self, call: Call, content: PromptContent, sampling: SamplingParams, *, streamed: bool) -> None:
-        """Hand a request in, for `call`, which gets a `LiveCompletion` for it.
+        """Hand a request in, for `call`, which gets a `LiveCompletion` for each of its choices.
 
         Raises:
             ServingError: the pipeline is closed, or has failed.
@@ -105,12 +105,15 @@ class Pipeline:
             self._check_usable()
             self._last_uid += 1
             now = self._recording.recorder.now()
-            live = LiveCompletion(self._last_uid, len(call.lives), call, streamed, now)
-            self._live[live.uid] = live
-            call.lives.append(live)
-            self._trace.received(live.uid, call.route, streamed, 0)
+            uid = self._last_uid
+            for choice in range(sampling.n):
+                live = LiveCompletion(ReqKey(uid, choice), sampling.n, call.num_prompts, call, streamed, now)
+                self._live[live.key] = live
+                call.lives.append(live)
+            call.num_prompts += 1
+            self._trace.received(uid, call.route, streamed, 0, sampling.n)
             self._tokenizer.process_one_msg(
-                TokenizeMsg(live.uid, sampling, content.text, content.input_ids, content.messages)
+                TokenizeMsg(uid, sampling, content.text, content.input_ids, content.messages)
             )
             self._tokenizer.flush()
 
@@ -144,7 +147,7 @@ class Pipeline:
         for live in lives:
             if not live.has_ended and not live.abandoned:
                 live.abandoned = True
-                self._to_scheduler.send([AbortMsg(live.uid)])
+                self._to_scheduler.send([AbortMsg(*live.key)])
 
     def _settle(self) -> None:
         """Turn until no abandoned request runs."""
@@ -214,9 +217,9 @@ class Pipeline:
             self._detokenize(reply)
 
     def _detokenize(self, reply: DetokenizeMsg) -> None:
-        uids = np.frombuffer(reply.uids, "<i8").tolist()
-        for uid, token_id in zip(uids, np.frombuffer(reply.token_ids, "<i4").tolist(), strict=True):
-            self._live[uid].add_token(token_id)
+        arrays = ((reply.uids, "<i8"), (reply.choices, "<i4"), (reply.token_ids, "<i4"))
+        for uid, choice, token_id in zip(*(np.frombuffer(*array).tolist() for array in arrays), strict=True):
+            self._live[ReqKey(uid, choice)].add_token(token_id)
         self._detokenizer.process_one_msg(reply)
         self._detokenizer.flush()
         self._deliver()
@@ -226,23 +229,24 @@ class Pipeline:
         for message in self._replies.take():
             if isinstance(message, UserReply):
                 for delta in message.deltas:
-                    self._deliver_one(self._live[delta.uid], delta, now)
+                    self._deliver_one(self._live[ReqKey(delta.uid, delta.choice)], delta, now)
 
     def _deliver_one(self, live: LiveCompletion, delta: Delta, now_ns: int) -> None:
         live.add(delta, now_ns)
         if delta.text and live.streamed:
-            self._trace.streamed(ReqKey(delta.uid, delta.choice), len(delta.text.encode()))
+            self._trace.streamed(live.key, len(delta.text.encode()))
         ending = delta.ending
         if ending is None:
             return
-        del self._live[live.uid]
+        del self._live[live.key]
         if live.abandoned:
             self._trace.ended(ending, FinishReason.ABORT, ABANDONED_STATUS, "abandoned")
             return
         error = ending.error
         status, code = (200, None) if error is None else (error.status, error.code)
         self._trace.ended(ending, ending.reason, status, code)
-        self._trace.answered(live.uid, status, 0)
+        if not any(ReqKey(live.key.uid, choice) in self._live for choice in range(live.num_choices)):
+            self._trace.answered(live.key.uid, status, 0)
 
     def _end_all(self) -> None:
         """Abort every request, and collect what the executor still works on."""

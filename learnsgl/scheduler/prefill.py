@@ -11,10 +11,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from itertools import islice
+from typing import NamedTuple
 
 import numpy as np
 
-from learnsgl.core import Int32Array, Req, ReqKey, Stage
+from learnsgl.core import MAX_CHOICES, Int32Array, Req, ReqKey, Stage
 from learnsgl.kvcache.base import PrefixMatch
 from learnsgl.kvcache.radix import common_prefix
 from learnsgl.scheduler.executor import Admission
@@ -23,6 +24,14 @@ from learnsgl.trace.journal import Journal
 
 MAX_PASSED_OVER = 32
 """Requests that may be passed over in one step because they wait for a shared prefix; more would cost the step."""
+
+
+class _Waiting(NamedTuple):
+    """A request that waits for another one's prefix; its other choices stand behind it in the queue."""
+
+    uid: int
+    match: PrefixMatch
+    other_uid: int | None
 
 
 @dataclass(slots=True)
@@ -81,8 +90,11 @@ class PrefillManager:
         admitted = Admitted()
         num_passed_over = 0
         num_waiting = len(self.queue)
-        candidates = list(islice(self.queue.values(), self._table.num_free_rows + MAX_PASSED_OVER + 1))
-        for place, req in enumerate(candidates):
+        waiting: _Waiting | None = None
+        for place, req in enumerate(self._candidates()):
+            if waiting is not None and waiting.uid == req.key.uid:  # the prompt is the same, and so is the reason
+                self._block(step, req, waiting.match, "prefix", num_waiting - 1 - place, waiting.other_uid)
+                continue
             match = self._cache.find(req.prompt_ids[:-1])  # at least one token must be computed, for its logits
             other_uid = self._computes_shared_prefix(req, match)
             reason = "prefix" if other_uid is not None else self._obstacle(req, match, budget)
@@ -90,6 +102,7 @@ class PrefillManager:
                 self._block(step, req, match, reason, num_waiting - 1 - place, other_uid)
                 num_passed_over += 1
                 if reason == "prefix" and num_passed_over <= MAX_PASSED_OVER:
+                    waiting = _Waiting(req.key.uid, match, other_uid)
                     continue  # its turn comes when the prefix is there; others need not wait for that
                 break
             row = self._admit(req, match, admitted)
@@ -99,6 +112,10 @@ class PrefillManager:
             budget -= length
         self._trace_admissions(step, admitted)
         return runs, admitted
+
+    def _candidates(self) -> list[Req]:
+        """The head of the queue, as far as one step can look at it."""
+        return list(islice(self.queue.values(), self._table.num_free_rows + MAX_PASSED_OVER + MAX_CHOICES))
 
     def _remaining(self, row: int) -> int:
         """Prompt tokens of a row that no step has yet."""
@@ -130,7 +147,10 @@ class PrefillManager:
         return None
 
     def _computes_shared_prefix(self, req: Req, match: PrefixMatch) -> int | None:
-        """The request that is computing a prefix which this one shares and the cache doesn't have yet."""
+        """The request that is computing a prefix which this one shares and the cache doesn't have yet.
+
+        Choices of one request wait for their common prompt whatever it saves, others only where it saves enough.
+        """
         if not self._cache.shares:
             return None
         table = self._table
@@ -140,7 +160,8 @@ class PrefillManager:
             other = self._table.req(row)
             shared = min(common_prefix(other.prompt_ids, req.prompt_ids), req.prompt_len - 1)
             shared -= shared % self._table.page_size
-            if shared - known >= self._prefix_wait_tokens:
+            enough = 1 if other.key.uid == req.key.uid else self._prefix_wait_tokens
+            if shared - known >= enough:
                 return other.key.uid
         return None
 

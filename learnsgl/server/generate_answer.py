@@ -29,18 +29,21 @@ class GenerateAnswer:
     def __init__(self, live: LiveRequest, request_id: str) -> None:
         self._live = live
         self._id = request_id
+        self._is_list = len(live.choices) > 1
 
     def so_far(self, piece: Piece) -> Chunk:
         """An event with all of the text so far, and with the ending, once that is there."""
         return Chunk(sse(_encode(self._one(piece))), piece.index)
 
     def whole(self, pieces: Sequence[Piece]) -> bytes:
-        """The body of an answer that isn't streamed."""
-        return _encode(self._one(pieces[0]))
+        """The body of an answer that isn't streamed: an object, or a list where there are several."""
+        all_of_them = [self._one(piece) for piece in pieces]
+        return _encode(all_of_them if self._is_list else all_of_them[0])
 
     def _one(self, piece: Piece) -> dict[str, Any]:
         meta: dict[str, Any] = {"id": self._id, "finish_reason": None}
-        return {"text": piece.text, "meta_info": meta | _about(piece.ending)}
+        body = {"text": piece.text, "meta_info": meta | _about(piece.ending)}
+        return body | {"index": piece.index} if self._is_list else body
 
 
 def _about(ending: Ending | None) -> dict[str, Any]:

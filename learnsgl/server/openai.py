@@ -13,8 +13,8 @@ import msgspec
 
 COMPLETION_MAX_TOKENS = 16
 """OpenAI's default for `/v1/completions`; chats go on until the model ends them."""
-MAX_PROMPTS = 1024
-"""Most prompts of one request."""
+MAX_ANSWERS = 1024
+"""Most answers to one request: its prompts, each `n` times."""
 
 Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 """A number that fits into a message; JSON's may have any length."""
@@ -57,6 +57,7 @@ class Sampling(msgspec.Struct, kw_only=True):
     presence_penalty: float | None = None
     repetition_penalty: float | None = None
     logit_bias: dict[Int64, float] | None = None
+    n: Int64 | None = None
 
 
 class ChatCompletionRequest(Sampling, kw_only=True):
@@ -88,7 +89,7 @@ IGNORED = frozenset(
 """Fields that can't change an answer of this server: whatever their value, they are accepted."""
 
 NEUTRAL: Mapping[str, tuple[Any, ...]] = {
-    "n": (1,), "best_of": (1,), "suffix": ("",), "logprobs": (False,), "top_logprobs": (0,),
+    "best_of": (1,), "suffix": ("",), "logprobs": (False,), "top_logprobs": (0,),
     "tools": ([],), "tool_choice": ("none", "auto"), "functions": ([],),
     "function_call": ("none", "auto"), "response_format": ({"type": "text"},), "modalities": (["text"],), "audio": (),
     "prediction": (), "reasoning_effort": ("none",), "verbosity": ("medium",), "web_search_options": (),

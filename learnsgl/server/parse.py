@@ -6,7 +6,7 @@ read, in `body.py`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -18,7 +18,7 @@ from learnsgl.server.new_request import NewPrompt, NewRequest
 from learnsgl.server.openai import (
     COMPLETION_MAX_TOKENS,
     IGNORED,
-    MAX_PROMPTS,
+    MAX_ANSWERS,
     NEUTRAL,
     ChatCompletionRequest,
     ChatMessage,
@@ -60,7 +60,9 @@ def parse_completion(body: bytes, served_model: str) -> NewRequest:
     limit = COMPLETION_MAX_TOKENS if request.max_tokens is None else request.max_tokens
     sampling = checked_sampling({**_shared_sampling(request), "max_tokens": limit}, {})
     stream, include_usage = _streaming(request.stream, request.stream_options)
-    prompts = tuple(NewPrompt(sampling, text, ids) for text, ids in read_prompts(request.prompt, "prompt"))
+    found = read_prompts(request.prompt, "prompt")
+    check_num_answers([sampling] * len(found), "prompt")
+    prompts = tuple(NewPrompt(sampling, text, ids) for text, ids in found)
     return NewRequest(prompts, stream, include_usage, "prompt", len(body), bool(request.echo))
 
 
@@ -106,7 +108,7 @@ def read_prompts(given: str | list[Any], param: str) -> list[tuple[str | None, l
     """The prompts in a field that takes text, token ids, or a list of either; each as text or as token ids.
 
     Raises:
-        RequestError: there is none, there are too many, or one is neither text nor token ids.
+        RequestError: there is none, or one is neither text nor token ids.
     """
     if isinstance(given, str):
         return [(given, None)]
@@ -114,8 +116,6 @@ def read_prompts(given: str | list[Any], param: str) -> list[tuple[str | None, l
         raise RequestError(f"{param} is empty; it needs at least one prompt, or one token id", param=param)
     if not any(isinstance(item, (str, list)) for item in given):
         return [(None, _token_ids(given, param))]
-    if len(given) > MAX_PROMPTS:
-        raise RequestError(f"{param} holds {len(given)} prompts; at most {MAX_PROMPTS} are allowed", param=param)
     prompts: list[tuple[str | None, list[int] | None]] = []
     for index, item in enumerate(given):
         if isinstance(item, str):
@@ -123,6 +123,21 @@ def read_prompts(given: str | list[Any], param: str) -> list[tuple[str | None, l
         else:
             prompts.append((None, _token_ids(item, f"{param}[{index}]")))
     return prompts
+
+
+def check_num_answers(sampling: Sequence[SamplingParams], param: str) -> None:
+    """One body can't ask for more than the server would give in sensible time.
+
+    Raises:
+        RequestError: the prompts (whose parameters these are) ask for too many answers.
+    """
+    total = sum(params.n for params in sampling)
+    if total > MAX_ANSWERS:
+        raise RequestError(
+            f"{param} holds {len(sampling)} prompts, and with n for each they ask for {total} answers; at most "
+            f"{MAX_ANSWERS} are allowed",
+            param=param,
+        )
 
 
 def _token_ids(given: Any, param: str) -> list[int]:

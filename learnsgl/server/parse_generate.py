@@ -36,6 +36,7 @@ class GenerateSampling(msgspec.Struct):
     presence_penalty: float | None = None
     repetition_penalty: float | None = None
     logit_bias: dict[Int64, float] | None = None
+    n: Int64 | None = None
 
 
 class GenerateRequest(msgspec.Struct):
@@ -55,7 +56,7 @@ OTHERS = OtherFields(
 )  # fmt: skip
 SAMPLING_OTHERS = OtherFields(
     {
-        "n": (1,), "regex": (), "json_schema": (),
+        "regex": (), "json_schema": (),
         "ebnf": (), "structural_tag": (), "skip_special_tokens": (True,), "spaces_between_special_tokens": (True,),
         "no_stop_trim": (False,), "stop_regex": (), "custom_params": (),
     }

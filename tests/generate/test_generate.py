@@ -143,7 +143,7 @@ def test_it_is_recorded_without_what_was_asked(run: Run, tmp_path: Path) -> None
         ('{"prompt": "a", "temprature": 0}', "unknown field temprature; did you mean temperature?"),
         ('{"prompt": "a", "temperature": -1}', "temperature is -1.0; it must be between 0 and 100"),
         ('{"prompt": "a", "stream": true}', "has stream, and results come whole"),
-        ('{"prompt": "a", "n": 2}', "n isn't supported"),
+        ('{"prompt": "a", "n": 2}', "n is 2; a line has one result"),
         ('{"prompt": ""}', "prompt is empty"),
         ('{"prompt": "a", "model": "gpt-4"}', "the model 'gpt-4' does not exist"),
         ('{"messages": [{"content": "Hi"}]}', "the field messages[0].role is missing"),

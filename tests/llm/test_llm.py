@@ -48,6 +48,16 @@ def test_one_prompt_may_stand_alone(make: Maker) -> None:
     assert llm.generate([], TEN) == []
 
 
+def test_several_answers_to_a_prompt(make: Maker) -> None:
+    llm = make()
+    answers = llm.generate(["ab", "cde"], SamplingParams(n=3, max_tokens=4))
+    assert [(answer.index, answer.choice, answer.text) for answer in answers] == [
+        *((0, choice, "abab") for choice in range(3)), *((1, choice, "cdec") for choice in range(3)),
+    ]  # fmt: skip
+    with pytest.raises(RequestError, match="n is 2; a stream gives one answer"):
+        llm.stream("ab", SamplingParams(n=2))
+
+
 def test_more_prompts_than_rows_and_a_shared_prefix(make: Maker) -> None:
     llm = make(max_running_requests=2)
     prompts = [f"a prefix that all of them share, number {n}" for n in range(9)]

@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 
 from learnsgl.config import SchedulerConfig
-from learnsgl.core import FinishReason, SamplingParams, Stage
+from learnsgl.core import FinishReason, ReqKey, SamplingParams, Stage
 from learnsgl.message.types import AbortMsg, DetokenizeMsg, Ending, UserMsg
 from learnsgl.scheduler.live_state import LiveState
 from learnsgl.scheduler.scheduler import Scheduler
@@ -25,8 +25,9 @@ class Harness:
     """A scheduler, its trace, and what its clients have seen.
 
     Attributes:
-        outputs: token ids that each request got.
-        endings: how each request ended; checked to be exactly one.
+        outputs: token ids that each request got, its first choice where it has several.
+        endings: how each request ended, likewise; checked to be exactly one.
+        choice_outputs, choice_endings: the same for every choice.
     """
 
     def __init__(
@@ -49,6 +50,8 @@ class Harness:
         self.sampling: dict[int, SamplingParams] = {}
         self.outputs: dict[int, list[int]] = {}
         self.endings: dict[int, Ending] = {}
+        self.choice_outputs: dict[ReqKey, list[int]] = {}
+        self.choice_endings: dict[ReqKey, Ending] = {}
         self._uids = itertools.count(1)
 
     # ------------------------------------------------------------ what clients do
@@ -84,15 +87,23 @@ class Harness:
 
     def _deliver(self, reply: DetokenizeMsg) -> None:
         for accepted in reply.accepted:
-            assert accepted.uid not in self.outputs
-            self.outputs[accepted.uid] = []
-        uids, tokens = np.frombuffer(reply.uids, "<i8"), np.frombuffer(reply.token_ids, "<i4")
-        for uid, token in zip(uids.tolist(), tokens.tolist(), strict=True):
-            assert uid not in self.endings, "a token after the ending"
-            self.outputs[uid].append(token)
+            key = ReqKey(accepted.uid, accepted.choice)
+            assert key not in self.choice_outputs
+            self.choice_outputs[key] = []
+            if key.choice == 0:
+                self.outputs[key.uid] = self.choice_outputs[key]
+        uids, choices = np.frombuffer(reply.uids, "<i8"), np.frombuffer(reply.choices, "<i4")
+        tokens = np.frombuffer(reply.token_ids, "<i4")
+        for uid, choice, token in zip(uids.tolist(), choices.tolist(), tokens.tolist(), strict=True):
+            key = ReqKey(uid, choice)
+            assert key not in self.choice_endings, "a token after the ending"
+            self.choice_outputs[key].append(token)
         for ending in reply.endings:
-            assert ending.uid not in self.endings, "two endings"
-            self.endings[ending.uid] = ending
+            key = ReqKey(ending.uid, ending.choice)
+            assert key not in self.choice_endings, "two endings"
+            self.choice_endings[key] = ending
+            if key.choice == 0:
+                self.endings[key.uid] = ending
 
     # ------------------------------------------------------------ what must always hold
 

@@ -6,17 +6,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from learnsgl.core import FinishReason
+from learnsgl.core import FinishReason, ReqKey
 from tests.fakes import EOS_ID, expected_output
 from tests.scheduler.harness import Harness
 
 TOKENS = st.integers(1, 4)  # few tokens, so that prefixes are shared often
 PROMPTS = st.lists(TOKENS, min_size=1, max_size=24)
 STOP_TOKENS = st.sampled_from([(), (), (5,), tuple(range(30, 50))])
+CHOICES = st.sampled_from([1, 1, 1, 2, 5])
 
 ACTIONS = st.lists(
     st.one_of(
-        st.tuples(st.just("send"), PROMPTS, st.integers(1, 20), st.booleans(), STOP_TOKENS),
+        st.tuples(st.just("send"), PROMPTS, st.integers(1, 20), st.booleans(), STOP_TOKENS, CHOICES),
         st.tuples(st.just("again"), st.integers(0, 50), st.integers(1, 12), PROMPTS),
         st.tuples(st.just("abort"), st.integers(0, 50)),
         st.tuples(st.just("stop"), st.integers(0, 50)),
@@ -42,8 +43,8 @@ CONFIGS = st.fixed_dictionaries(
 def apply(harness: Harness, action: tuple) -> None:
     uids = list(harness.prompts)
     match action:
-        case ("send", prompt, max_tokens, ignore_eos, stop_token_ids):
-            harness.send(prompt, max_tokens, ignore_eos=ignore_eos, stop_token_ids=stop_token_ids)
+        case ("send", prompt, max_tokens, ignore_eos, stop_token_ids, n):
+            harness.send(prompt, max_tokens, ignore_eos=ignore_eos, stop_token_ids=stop_token_ids, n=n)
         case ("again", index, max_tokens, more) if uids:  # the next turn of a chat, or the same prompt again
             before = uids[index % len(uids)]
             turn = harness.prompts[before] + harness.outputs.get(before, []) + more[: len(more) // 2]
@@ -58,20 +59,24 @@ def apply(harness: Harness, action: tuple) -> None:
                 harness.step()
 
 
+def check_endings(harness: Harness) -> None:
+    wanted = {ReqKey(uid, choice) for uid, params in harness.sampling.items() for choice in range(params.n)}
+    assert set(harness.choice_endings) == wanted
+
+
 def check_answers(harness: Harness) -> None:
     limit = harness.executor.info.max_model_len
-    for uid, prompt in harness.prompts.items():
-        ending = harness.endings[uid]
+    for key, ending in harness.choice_endings.items():
+        prompt, sampling = harness.prompts[key.uid], harness.sampling[key.uid]
         if ending.reason is FinishReason.ERROR:
             assert len(prompt) >= limit
             assert ending.error.code == "context_length_exceeded"
             continue
-        got = harness.outputs[uid]
+        got = harness.choice_outputs[key]
         full = expected_output(prompt, limit - len(prompt), ignore_eos=True)
         assert got == full[: len(got)]
         if ending.reason is FinishReason.STOP and got and got[-1] == EOS_ID:
             assert ending.num_generated_tokens <= len(got)
-        sampling = harness.sampling[uid]
         ends = {*sampling.stop_token_ids, *(() if sampling.ignore_eos else (EOS_ID,))}
         assert not ends & set(got[:-1]), "nothing follows a token that ends the answer"
         if ending.matched is not None:
@@ -98,7 +103,7 @@ def test_every_request_ends_once_and_rightly(config: dict, actions: list[tuple])
     for action in actions:
         apply(harness, action)
     harness.run()
-    assert set(harness.endings) == set(harness.prompts)
+    check_endings(harness)
     check_answers(harness)
     check_all_free(harness)
 
@@ -137,7 +142,7 @@ def test_a_thousand_requests(policy: str, cache_type: str, overlap: bool) -> Non
         for _ in range(rng.randint(1, 5)):
             harness.step()
     harness.run()
-    assert set(harness.endings) == set(harness.prompts)
+    check_endings(harness)
     check_answers(harness)
     check_all_free(harness)
     assert harness.fold.num_digests > 500

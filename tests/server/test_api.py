@@ -328,3 +328,51 @@ def test_a_developer_is_a_system_where_the_template_knows_no_developer(server: R
         return answer.usage.prompt_tokens
 
     assert num_tokens("developer") == num_tokens("system")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_several_choices(server: RunningServer, stream: bool) -> None:
+    answer = server.openai().chat.completions.create(
+        model=MODEL, messages=[{"role": "user", "content": "HELLO"}], n=3, max_tokens=30, stream=stream,
+        extra_body={"ignore_eos": True}, stream_options={"include_usage": True} if stream else None,
+    )  # type: ignore[call-overload]  # fmt: skip
+    texts, reasons = {0: "", 1: "", 2: ""}, {}
+    chunks = list(answer) if stream else [answer]
+    for choice in (choice for chunk in chunks for choice in chunk.choices):
+        texts[choice.index] += (choice.delta if stream else choice.message).content or ""
+        if choice.finish_reason:
+            assert choice.index not in reasons
+            reasons[choice.index] = choice.finish_reason
+    assert texts[0] == texts[1] == texts[2] != ""
+    assert reasons == {0: "length", 1: "length", 2: "length"}
+    usage = chunks[-1].usage
+    assert usage.completion_tokens == 90
+    assert usage.total_tokens == usage.prompt_tokens + 90
+    if stream:
+        assert [chunk.choices[0].index for chunk in chunks[:3]] == [0, 1, 2]
+        assert all(chunk.choices[0].delta.role == "assistant" for chunk in chunks[:3])
+
+
+def test_choices_of_several_prompts(server: RunningServer) -> None:
+    answer = server.openai().completions.create(
+        model=MODEL, prompt=["AB", "CDE"], n=2, max_tokens=40, stop=["BA"], echo=True
+    )
+    assert [choice.index for choice in answer.choices] == [0, 1, 2, 3]
+    texts = ["ABA", "ABA", "CDE" + echo("CDE", 40), "CDE" + echo("CDE", 40)]
+    assert [choice.text for choice in answer.choices] == texts
+    assert [choice.finish_reason for choice in answer.choices] == ["stop", "stop", "length", "length"]
+    assert answer.usage is not None
+    assert answer.usage.prompt_tokens == 5
+
+
+def test_generate_gives_a_list_of_choices(server: RunningServer) -> None:
+    body = {"text": "AB", "sampling_params": {"n": 3, "max_new_tokens": 4}}
+    answer = httpx.post(f"{server.url}/generate", json=body).json()
+    assert [(one["text"], one["index"]) for one in answer] == [("ABAB", 0), ("ABAB", 1), ("ABAB", 2)]
+
+
+def test_a_client_that_goes_away_aborts_every_choice(server: RunningServer) -> None:
+    body = {"model": MODEL, "prompt": ["ABCDEFG", "HIJ"], "n": 40, "max_tokens": 240, "stream": True}
+    with httpx.stream("POST", f"{server.url}/v1/completions", json=body) as answer:
+        next(answer.iter_raw())
+    wait_idle(server)

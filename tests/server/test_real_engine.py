@@ -64,8 +64,27 @@ def check_every_sampling_field(server: RunningServer) -> None:
     assert len(complete(logit_bias={"257": 100, "90": 90}, min_tokens=3)) == 3
     plain = complete()
     assert complete(temperature=2, seed=1, min_p=1.0) == plain, "only the likeliest is left"
+    check_choices(server)
     fields = {"temperature": 1, "seed": 3, "frequency_penalty": 1, "repetition_penalty": 1.5, "min_p": 0.01}
     with ThreadPoolExecutor(4) as pool:
         others = [{"presence_penalty": 2, "temperature": 1}, {"logit_bias": {"70": 9}}, {"max_tokens": 30}]
         together = [pool.submit(complete, **options) for options in (fields, *others)]
         assert together[0].result() == complete(**fields)
+
+
+def check_choices(server: RunningServer) -> None:
+    """Each choice has random numbers of its own, which hang on the seed and its number alone."""
+
+    def choices(n: int, stream: bool) -> list[str]:
+        answer = server.openai().completions.create(
+            model=MODEL, prompt="Once upon a time, there was " * 4, n=n, seed=11, max_tokens=12, stream=stream
+        )
+        texts = [""] * n
+        for choice in (choice for chunk in (answer if stream else [answer]) for choice in chunk.choices):  # type: ignore[union-attr]
+            texts[choice.index] += choice.text
+        return texts
+
+    five = choices(5, stream=False)
+    assert len(set(five)) == 5
+    assert choices(5, stream=True) == five
+    assert choices(2, stream=True) == five[:2]

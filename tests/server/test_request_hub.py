@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, cast
 
 import httpx
+import numpy as np
 import pytest
 
 from learnsgl.core import FinishReason, SamplingParams
@@ -159,6 +160,81 @@ def test_a_request_that_cannot_be_sent_is_not_left_behind() -> None:
             bench.hub.submit(REQUEST, "/generate")
         assert bench.hub.num_running == 0
         assert bench.ended() == [(1, "error", 500, "internal_error")]
+
+    run(body)
+
+
+def several(n: int, *texts: str) -> NewRequest:
+    prompts = tuple(NewPrompt(SamplingParams(n=n), text=text) for text in texts)
+    return NewRequest(prompts, True, False, "prompt", 10)
+
+
+def test_every_choice_of_every_prompt_ends_once() -> None:
+    async def body() -> None:
+        bench = Bench()
+        live = bench.hub.submit(several(2, "A", "B"), "/v1/completions")
+        assert [choice.key for choice in live.choices] == [(1, 0), (1, 1), (2, 0), (2, 1)]
+        assert bench.hub.num_running == 2
+        for uid, choice in ((2, 1), (1, 0), (2, 1), (2, 0), (1, 1)):
+            bench.reply(Delta(uid, choice, text=f"{uid}{choice}", ending=Ending(uid, choice, FinishReason.STOP)))
+        assert [(piece.index, piece.text) for piece in await live.whole()] == [
+            (0, "10"), (1, "11"), (2, "20"), (3, "21"),
+        ]  # fmt: skip
+        ended = [event for event in bench.recorder.events if isinstance(event, events.ReqEnded)]
+        assert [(event.uid, event.choice) for event in ended] == [(2, 1), (1, 0), (2, 0), (1, 1)]
+        assert bench.hub.num_running == 0
+        received = [event for event in bench.recorder.events if isinstance(event, events.HttpReceived)]
+        assert [(event.uid, event.num_choices, event.first_uid) for event in received] == [(1, 2, 1), (2, 2, 1)]
+
+    run(body)
+
+
+def test_one_prompt_that_is_refused_ends_the_others() -> None:
+    async def body() -> None:
+        bench = Bench()
+        live = bench.hub.submit(several(1, "A", "B"), "/v1/completions")
+        bench.reply(Delta(1, accepted=True), end(2, FinishReason.ERROR, ErrorInfo("too long", 400, "x", "prompt")))
+        with pytest.raises(RequestFailed, match="too long"):
+            await live.wait_accepted()
+        assert bench.tokenizers[0].sent[-1] == AbortMsg(1)
+        bench.reply(end(1, FinishReason.ABORT))
+        assert bench.ended() == [(2, "error", 400, "x"), (1, "abort", 400, "x")]
+        await bench.hub.wait_idle()
+
+    run(body)
+
+
+def test_a_stream_does_not_begin_before_every_choice_is_accepted() -> None:
+    async def body() -> None:
+        bench = Bench()
+        live = bench.hub.submit(several(2, "A"), "/v1/completions")
+        waiting = asyncio.ensure_future(live.wait_accepted())
+        bench.reply(Delta(1, 1, accepted=True))
+        await asyncio.sleep(0.01)
+        assert not waiting.done()
+        bench.reply(Delta(1, 0, accepted=True))
+        await waiting
+
+    run(body)
+
+
+def test_chunks_are_recorded_with_their_choice() -> None:
+    async def body() -> None:
+        bench = Bench()
+        async with http_client(bench) as client:
+            fields = {"model": "m", "prompt": ["A", "B"], "n": 2, "stream": True}
+            asking = asyncio.ensure_future(client.post("/v1/completions", json=fields))
+            while not bench.hub.num_running:
+                await asyncio.sleep(0.001)
+            keys = [(1, 0), (1, 1), (2, 0), (2, 1)]
+            bench.reply(*(Delta(*key, accepted=True) for key in keys))
+            bench.reply(*(Delta(*key, ending=Ending(*key, FinishReason.STOP)) for key in keys[::-1]))
+            await asking
+        (streamed,) = [event for event in bench.recorder.events if isinstance(event, events.HttpStreamed)]
+        uids, choices = np.frombuffer(streamed.uids, "<i8").tolist(), np.frombuffer(streamed.choices, "<i4").tolist()
+        assert sorted(set(zip(uids, choices, strict=True))) == keys
+        answered = [event.uid for event in bench.recorder.events if isinstance(event, events.HttpAnswered)]
+        assert answered == [1, 2]
 
     run(body)
 

@@ -25,7 +25,7 @@ from learnsgl.viz.words import count
 HEIGHT_INCHES = 5.0
 MAX_COLUMNS = 240
 MAX_TOLD_APART = 48
-MIN_LABEL_SHARE = 0.07
+MIN_LABEL_SHARE = 0.09
 MAX_BUDGET_RATIO = 3
 _CHAR_SHARE = 0.01
 """Requests in one column; with more of them the column has one colour."""

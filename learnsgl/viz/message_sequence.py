@@ -63,7 +63,7 @@ def message_sequence(
     figure = new_figure(theme, _BASE_INCHES + _LINE_INCHES * (len(shown) + 1))
     axes = figure.add_subplot()
     _draw(axes, data, shown, theme)
-    num_messages = sum(line.kind is not LineKind.WORK for line in data.lines)
+    num_messages = sum(line.kind in (LineKind.MESSAGE, LineKind.LOST) for line in data.lines)
     about = f"request {data.uid}" if data.uid is not None else "this window"
     title = f"What the processes say to each other for {about}: {count(num_messages, 'message')}"
     num_lost = sum(line.kind is LineKind.LOST for line in data.lines)
@@ -109,7 +109,10 @@ def _draw(axes: Axes, data: MessageSequence, shown: list[Line | _Gap], theme: Th
         moment = (line.start_ns - data.origin_ns) / 1e6
         axes.text(-0.5, row, f"{moment:,.2f}", ha="right", va="center", fontsize=SMALL_SIZE, color=theme.muted)
         colour = theme.request(line.uids[0]) if len(line.uids) == 1 else theme.arrow
-        if line.kind is LineKind.WORK:
+        if line.kind is LineKind.DEATH:
+            axes.plot(places[line.source], row, "x", ms=10, mew=2.5, color=theme.exposed, zorder=4)
+            axes.text(places[line.source] + 0.1, row, line.text, va="center", fontsize=SMALL_SIZE, color=theme.ink)
+        elif line.kind is LineKind.WORK:
             _draw_work(axes, places[line.source], row, line, colour, theme)
         else:
             _draw_message(axes, (places[line.source], places[line.target]), row, line, colour, theme)

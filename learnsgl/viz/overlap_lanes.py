@@ -173,4 +173,5 @@ def _draw_shares(axes: Axes, data: Overlap, theme: Theme) -> None:
     axes.set_ylim(1.5, -0.5)
     axes.set_xlim(0, 132)
     axes.set_xticks(range(0, 101, 20), [f"{tick}%" for tick in range(0, 101, 20)])
-    panel_title(axes, theme, f"The whole: {count(len(data.history.steps), 'step')}, {duration(data.end_ns - data.start_ns)}")
+    whole = f"The whole: {count(len(data.history.steps), 'step')}, {duration(data.end_ns - data.start_ns)}"
+    panel_title(axes, theme, whole)

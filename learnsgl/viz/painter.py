@@ -18,6 +18,7 @@ from learnsgl.replay.history import DeviceStep, History, Message, Run
 from learnsgl.viz.bars import Bars, Point, split
 from learnsgl.viz.lanes import DECODE_LANE, PREFILL_LANE, Lane, Lanes
 from learnsgl.viz.theme import Theme, ink_on
+from learnsgl.viz.words import count
 
 TEXT_SIZE = 8
 MIN_NAME_HEIGHT = 0.2
@@ -146,15 +147,17 @@ class Painter:
         for step in self._data.steps:
             if step.forward_ns is None or step.sample_ns is None or not self._shows(step):
                 continue
+            small: list[Run] = []
             for lane, runs in ((PREFILL_LANE, step.chunks), (DECODE_LANE, step.decodes)):
                 inner = self._lanes.by_key[lane].inner
                 for run, part in split(runs, *inner):
                     colour = self._colour(run.uid)
                     self._bar(bars, *step.forward_ns, part, colour, edge=self._theme.background)
-                    if run.is_prefill:
-                        self._label_chunk(step, run, part)
+                    if run.is_prefill and not self._write_tokens(step, run, part):
+                        small.append(run)
                 if runs:
                     self._bar(bars, *step.sample_ns, inner, self._theme.work)
+            self._label_beside(step, small)
             if with_numbers and not step.chunks:
                 self._label_decode(step)
         bars.add_to(self._axes, zorder=3)
@@ -164,26 +167,35 @@ class Painter:
         assert step.sample_ns is not None
         return self.x(step.sample_ns[1]) > self._left and self.x(step.forward_ns[0]) < self._right
 
-    def _label_chunk(self, step: DeviceStep, run: Run, part: Point) -> None:
-        """Write a chunk's tokens into it; beside a small one, also how many came from the cache."""
+    def _write_tokens(self, step: DeviceStep, run: Run, part: Point) -> bool:
+        """Write a chunk's tokens into it, where there is room; returns whether there was."""
         assert step.forward_ns is not None
         left, right = self._clip(step.forward_ns)
-        y = part[0] + part[1] / 2
-        number = f"{run.num_tokens:,} token{'s' if run.num_tokens != 1 else ''}"
-        texts = [number, f"{run.num_tokens:,}"]
+        texts = (count(run.num_tokens, "token"), f"{run.num_tokens:,}")
         fitting = [text for text in texts if len(text) * self._char < right - left]
-        if fitting and part[1] > 0.3:
-            self._text(fitting[0], ((left + right) / 2, y), ha="center", colour=ink_on(self._colour(run.uid)))
+        if not fitting or part[1] <= 0.3:
+            return False
+        place = (left + right) / 2, part[0] + part[1] / 2
+        self._text(fitting[0], place, ha="center", colour=ink_on(self._colour(run.uid)))
+        return True
+
+    def _label_beside(self, step: DeviceStep, small: list[Run]) -> None:
+        """Beside a step's bar: chunks that had no room in it, alone in their step or mostly from the cache."""
+        assert step.forward_ns is not None
+        cached = {run.uid: self._data.cached_tokens.get(run.uid, 0) for run in small}
+        told = [run for run in small if len(step.chunks) == 1 or cached[run.uid] > run.num_tokens]
+        told = [run for run in told if self._highlight in (None, run.uid)]
+        if not told:
             return
-        cached = self._data.cached_tokens.get(run.uid, 0)
-        is_mostly_cached = cached > run.num_tokens
-        lines = [f"{self._names[run.uid]}: {number}", *([f"{cached:,} from the cache"] if is_mostly_cached else [])]
-        box = {"boxstyle": "square,pad=0.1", "facecolor": self._theme.background, "edgecolor": "none"}
-        room = self._next_chunk.get(step.number, self._right) - right
-        if self._highlight not in (None, run.uid):
-            return
-        if (len(step.chunks) == 1 or is_mostly_cached) and room > max(map(len, lines)) * self._char:
-            self._text("\n".join(lines), (right, self._lanes.by_key[PREFILL_LANE].middle), offset=(4, 0), bbox=box)
+        name = self._names[told[0].uid] if len(told) == 1 else f"{len(told)} requests"
+        lines = [f"{name}: {count(sum(run.num_tokens for run in told), 'token')}"]
+        from_cache = sum(cached[run.uid] for run in told if cached[run.uid] > run.num_tokens)
+        lines += [f"{from_cache:,} from the cache"] if from_cache else []
+        right = self._clip(step.forward_ns)[1]
+        if self._next_chunk.get(step.number, self._right) - right > max(map(len, lines)) * self._char:
+            box = {"boxstyle": "square,pad=0.1", "facecolor": self._theme.background, "edgecolor": "none"}
+            place = right, self._lanes.by_key[PREFILL_LANE].middle
+            self._text("\n".join(lines), place, offset=(4, 0), bbox=box)
 
     def _label_decode(self, step: DeviceStep) -> None:
         assert step.forward_ns is not None
@@ -232,8 +244,12 @@ class Painter:
             x = start[0] + (stop[0] - start[0]) * (y - start[1]) / (stop[1] - start[1])
             self._beside(kind, (x, y), to_left=not is_upward)
         else:
-            middle = (start[0] + stop[0]) / 2, (start[1] + stop[1]) / 2
-            self._beside(kind, middle, to_left="api" not in self._keys_at(start[1]))
+            is_from_api = "api" in self._keys_at(start[1])
+            share = 0.5
+            if is_from_api:  # in the lane itself are the names of the requests
+                share = (self._lanes.by_key["api"].bottom - start[1]) / (stop[1] - start[1])
+            place = start[0] + share * (stop[0] - start[0]), start[1] + share * (stop[1] - start[1])
+            self._beside(kind, place, to_left=not is_from_api)
 
     def _beside(self, text: str, place: Point, *, to_left: bool) -> None:
         has_room = place[0] - self._left > (len(text) + 3) * self._char

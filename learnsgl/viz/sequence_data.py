@@ -29,6 +29,7 @@ class LineKind(Enum):
     MESSAGE = "an arrow from one lifeline to another"
     LOST = "an arrow that never arrived, as far as the recording tells"
     WORK = "a box on one lifeline"
+    DEATH = "the end of a lifeline: the process died"
 
 
 class Line(NamedTuple):
@@ -120,6 +121,8 @@ def _lines(history: History, uid: int | None) -> Iterator[Line]:
         for req in journey.choices.values():
             steps.update(req.steps)
             yield from _waiting(history, req)
+    for name, place in history.lost.items():
+        yield Line(LineKind.DEATH, place.ns, place.ns, name, name, "dies", ())
     for letter, about in letters.values():
         yield _message(history, letter, tuple(dict.fromkeys(about)))
     for step in history.steps:

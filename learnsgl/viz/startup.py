@@ -21,7 +21,7 @@ from learnsgl.viz.words import duration
 WAITING_PHASE = "start_workers"
 """The parent's phase in which it does nothing but wait for its children."""
 _BAR_HEIGHT = 0.56
-_CHAR_SHARE = 0.0075
+_CHAR_SHARE = 0.0085
 _BASE_INCHES = 1.35
 _LANE_INCHES = 0.56
 

@@ -11,14 +11,17 @@ from learnsgl.config import TraceLevel
 from learnsgl.errors import OptionError, TraceError
 from learnsgl.replay.ledger import Measure, ledger
 from learnsgl.trace import events as ev
+from learnsgl.trace.life import requests
 from learnsgl.trace.reader import Trace
 from learnsgl.viz.latency import latency_distributions
 from learnsgl.viz.ledger_bars import MAX_BARS, ledger_bars
 from learnsgl.viz.life import life
 from learnsgl.viz.memory_budget import memory_budget, read_memory_budget
 from learnsgl.viz.message_sequence import MAX_LINES, message_sequence
+from learnsgl.viz.page_map import read_page_map
 from learnsgl.viz.sequence_data import LineKind, read_message_sequence
 from learnsgl.viz.startup import read_startup, startup_gantt
+from learnsgl.viz.words import duration, num_bytes
 from tests.trace.story import UID, tell
 from tests.viz.runs import scheduled, story_of, told, trace_of, words_of
 
@@ -50,8 +53,19 @@ def test_a_message_that_never_arrived_is_marked(tmp_path: Path) -> None:
     assert "1 of which never arrived" in words_of(figure)
 
 
+def test_a_process_that_died_ends_its_lifeline(tmp_path: Path) -> None:
+    story = tell()
+    story["api"].insert(-1, ev.ProcessLost(450, "detokenizer", 103, -9))
+    story["detokenizer"] = story["detokenizer"][:-1]
+    figure, data = message_sequence(trace_of(tmp_path, story))
+    (death,) = [line for line in data.lines if line.kind is LineKind.DEATH]
+    assert (death.source, death.start_ns) == ("detokenizer", 450)
+    assert "dies" in words_of(figure)
+
+
 def test_long_conversations_are_cut_in_the_middle(shared_prefix: Trace) -> None:
-    figure, data = message_sequence(shared_prefix, uid=8)
+    longest = max(requests(shared_prefix), key=lambda one: len(one.chunks_ns))
+    figure, data = message_sequence(shared_prefix, uid=longest.key.uid)
     assert len(data.lines) > MAX_LINES
     assert f"{len(data.lines) - MAX_LINES:,} lines of" in words_of(figure)
     assert "end of the answer" in words_of(figure)
@@ -61,7 +75,7 @@ def test_a_window_shows_all_requests_in_it(shared_prefix: Trace) -> None:
     first = read_message_sequence(shared_prefix, uid=1).origin_ns
     data = read_message_sequence(shared_prefix, window_ns=(first, first + 300_000_000))
     assert data.uid is None
-    assert {uid for line in data.lines for uid in line.uids} == {1, 2}
+    assert {uid for line in data.lines for uid in line.uids} >= {1, 2}
     with pytest.raises(TraceError, match="nothing was sent or done between the moments"):
         read_message_sequence(shared_prefix, window_ns=(0, 1))
 
@@ -82,10 +96,10 @@ def test_at_level_steps_the_missing_messages_are_said(tmp_path: Path) -> None:
 
 def test_latencies_are_those_of_the_ledger(shared_prefix: Trace) -> None:
     _, (data,) = latency_distributions(shared_prefix)
-    ledgers = [ledger(shared_prefix, uid) for uid in range(1, 15)]
+    ledgers = [ledger(shared_prefix, life.key.uid) for life in requests(shared_prefix)]
     assert data.ttft_s.tolist() == pytest.approx(sorted(one.ttft_ns / 1e9 for one in ledgers if one.ttft_ns))
     assert len(data.gap_s) == sum(len(one.gaps) for one in ledgers)
-    assert data.num_requests == 14
+    assert data.num_requests == len(ledgers)
     assert data.uses_commits == any(one.measured is Measure.COMMITS for one in ledgers)
     assert all((np.diff(values) >= 0).all() for values in (data.ttft_s, data.gap_s, data.tpot_s))
 
@@ -96,9 +110,9 @@ def test_two_recordings_are_compared_under_their_names(shared_prefix: Trace, fir
     legend = figure.axes[0].get_legend()
     assert legend is not None
     assert [text.get_text().splitlines()[0] for text in legend.get_texts()] == ["shared_prefix", "first_request"]
-    assert figure.texts[0].get_text().startswith("Half the requests of first_request got their first token in 155 ms")
+    assert figure.texts[0].get_text().startswith("Half the requests of first_request got their first token in ")
     figure, _ = latency_distributions(shared_prefix, first_request, names=("many", "one"))
-    assert "many: 14 requests" in words_of(figure)
+    assert f"many: {data[0].num_requests} requests" in words_of(figure)
 
 
 @pytest.mark.parametrize(("num", "names"), [(0, None), (5, None), (1, ("a", "b"))])
@@ -109,13 +123,13 @@ def test_impossible_comparisons_are_refused(small: Trace, num: int, names: tuple
 
 def test_bars_add_up_to_the_ledgers_time(shared_prefix: Trace) -> None:
     figure, data = ledger_bars(shared_prefix)
-    assert [bar.name for bar in data.bars] == [f"request {uid}" for uid in range(1, 15)]
+    assert [bar.name for bar in data.bars] == [f"request {life.key.uid}" for life in requests(shared_prefix)]
     for bar, one in zip(data.bars, data.ledgers, strict=True):
         assert sum(bar.ttft_ns.values()) == one.ttft_ns
         assert sum(bar.gap_ns.values()) * len(one.gaps) == pytest.approx(
             sum(part.duration_ns for gap in one.gaps for part in gap)
         )
-    mean = sum(one.ttft_ns or 0 for one in data.ledgers) / 14
+    mean = sum(one.ttft_ns or 0 for one in data.ledgers) / len(data.ledgers)
     assert sum(data.mean.ttft_ns.values()) == pytest.approx(mean)
     widths = {round(sum(bar.get_width() for bar in figure.axes[0].patches if round(bar.get_y() + 0.37) == 1), 6)}
     assert widths == {round((data.ledgers[0].ttft_ns or 0) / 1e6, 6)}
@@ -138,7 +152,8 @@ def test_of_many_requests_the_slowest_are_shown(many: Trace) -> None:
 
 def test_startup_holds_phases_and_acknowledgements(first_request: Trace) -> None:
     data = read_startup(first_request)
-    assert [one.process for one in data.processes] == ["api", "scheduler-0", "tokenizer-0", "detokenizer"]
+    assert {one.process for one in data.processes} == {"api", "scheduler-0", "tokenizer-0", "detokenizer"}
+    assert data.processes[0].process == "api"
     assert data.slowest is not None
     assert data.slowest.process == "scheduler-0"
     assert [phase.name for phase in data.slowest.phases] == [
@@ -147,7 +162,10 @@ def test_startup_holds_phases_and_acknowledgements(first_request: Trace) -> None
     assert all(one.acked_ns is not None and one.ready_ns is not None for one in data.processes[1:])
     assert data.serving_ns == data.end_ns
     figure, _ = startup_gantt(first_request)
-    assert figure.texts[0].get_text().startswith("The server listens after 2.71 s: scheduler-0 is the last to be ready")
+    title = figure.texts[0].get_text()
+    assert title.startswith(
+        f"The server listens after {duration(data.end_ns - data.origin_ns)}: scheduler-0 is the last"
+    )
     assert words_of(figure).count("is ready") == 3
 
 
@@ -169,11 +187,14 @@ def test_a_worker_that_dies_at_the_start_is_shown(tmp_path: Path) -> None:
 
 def test_the_budget_is_what_the_engine_said(first_request: Trace) -> None:
     figure, data = memory_budget(first_request)
-    assert data.parts == (("weights", 538_060_032), ("workspace", 38_436_864), ("KV pages", 5_887_319_040))
-    assert data.available_bytes == 24_071_434_240
+    said = first_request.manifest["engine"]["memory"]
+    wanted = (("weights", said["weights"]), ("workspace", said["workspace"]), ("KV pages", said["kv_pages"]))
+    assert data.parts == wanted
+    assert data.available_bytes == said["available_before"]
     assert data.left_bytes == data.available_bytes - sum(size for _, size in data.parts)
-    assert (data.token_bytes, data.capacity_tokens, data.most_pages_held) == (46_080, 127_763, 50)
-    assert "a token's KV costs 46.1 kB" in words_of(figure)
+    assert (data.token_bytes, data.capacity_tokens) == (said["page"], first_request.manifest["engine"]["num_pages"])
+    assert data.most_pages_held == read_page_map(first_request).fullest[1]
+    assert f"a token's KV costs {num_bytes(said['page'])}" in words_of(figure)
 
 
 def test_an_engine_that_says_nothing_of_its_memory_is_drawn_with_that_said(tmp_path: Path) -> None:

@@ -50,11 +50,11 @@ def test_columns_hold_the_tokens_of_their_steps(shared_prefix: Trace) -> None:
 
 def test_the_budget_is_drawn_where_it_is_near(shared_prefix: Trace, first_request: Trace) -> None:
     figure, data = batch_composition(shared_prefix)
-    assert data.budget == 128
-    assert max(sum(column.prompt_tokens.values()) for column in data.columns) <= 128
-    assert "budget: at most 128 prompt tokens a step" in words_of(figure)
-    figure, _ = batch_composition(first_request)
-    assert "the budget, 512 prompt tokens a step, is far above" in words_of(figure)
+    assert data.budget == shared_prefix.manifest["config"]["scheduler"]["max_prefill_length"]
+    assert max(sum(column.prompt_tokens.values()) for column in data.columns) <= data.budget
+    assert f"budget: at most {data.budget} prompt tokens a step" in words_of(figure)
+    figure, data = batch_composition(first_request)
+    assert f"the budget, {data.budget} prompt tokens a step, is far above" in words_of(figure)
 
 
 def test_long_recordings_become_means_that_keep_the_sum(long: Trace) -> None:
@@ -84,9 +84,10 @@ def test_a_column_of_too_many_requests_has_one_colour(tmp_path: Path) -> None:
 def test_steps_can_be_chosen(shared_prefix: Trace) -> None:
     figure, data = batch_composition(shared_prefix, steps=(40, 60))
     assert (data.columns[0].first, data.columns[-1].last, data.num_steps) == (40, 60, 21)
-    assert "21 of the recording's 124 steps are shown" in words_of(figure)
-    with pytest.raises(TraceError, match=r"none of the steps \(500, 600\) is in the recording, which has 1 to 124"):
-        batch_composition(shared_prefix, steps=(500, 600))
+    num_steps = len(read_history(shared_prefix).steps)
+    assert f"21 of the recording's {num_steps} steps are shown" in words_of(figure)
+    with pytest.raises(TraceError, match=rf"none of the steps \(5000, 6000\) is in .*, which has 1 to {num_steps}"):
+        batch_composition(shared_prefix, steps=(5000, 6000))
 
 
 def test_time_is_busy_exposed_or_idle(shared_prefix: Trace) -> None:

@@ -32,20 +32,20 @@ def queued(queue: Queue, req: ReqHistory, ns: int) -> list[Sentence]:
         where = "first in the queue, behind nobody"
     block = queue.block(req, ns)
     if block is not None:
-        return [_blocked(queue, "waits", block), said(where, since), *_since(queue, block, ns)]
+        return [_blocked(queue, req, block), said(where, since), *_since(queue, block, ns)]
     sentences = [said(f"waits: {where}", since)]
     blocks = [(other, found) for other in ahead if (found := queue.block(other, ns)) is not None]
     if blocks:  # one that waits for a prefix is passed over, so those behind it don't wait for that
         first, reason = next((item for item in blocks if item[1].reason != "prefix"), blocks[0])
-        sentences.append(_blocked(queue, f"{name_of(first.key)} waits", reason))
+        sentences.append(_blocked(queue, first, reason, f"{name_of(first.key)} waits"))
     elif not ahead:
         doing, place = queue.scheduler_at(ns)
         sentences.append(said(f"the scheduler hasn't looked at it yet: it {doing}", some(place)))
     return sentences
 
 
-def _blocked(queue: Queue, subject: str, block: Block) -> Sentence:
-    """A recorded reason, with its numbers."""
+def _blocked(queue: Queue, req: ReqHistory, block: Block, subject: str = "waits") -> Sentence:
+    """The recorded reason why a request waits, with its numbers."""
     step = queue.step(block.step)
     places = (block.place, *(places_of(step, "schedule") if step else ()))
     if block.reason == "pages":
@@ -64,7 +64,8 @@ def _blocked(queue: Queue, subject: str, block: Block) -> Sentence:
         given = f": its prompt tokens went {listed(names)}" if names else ""
         return said(f"{subject}: no token budget was left in step {block.step}{given}", places)
     if block.reason == "prefix" and block.other_uid is not None:
-        other = name_of(ReqKey(block.other_uid))
+        is_sibling = block.other_uid == req.key.uid
+        other = "another of its choices" if is_sibling else name_of(ReqKey(block.other_uid))
         return said(f"{subject}: {other} computes a prefix that both share", places)
     return said(f"{subject}: the policy lets it wait ({block.reason})", places)
 

@@ -86,6 +86,11 @@ def test_prefix(tmp_path: Path) -> None:
         assert answer.sentences[0].text == f"waits: request {event.other_uid} computes a prefix that both share"
 
 
+def test_prefix_of_another_choice(tmp_path: Path) -> None:
+    told = [str(span) for span in story(World([Ask(20 * MS, [1] * 60, 5, n=2)]).write(tmp_path), 1, choice=1)]
+    assert any(text.startswith("waits: another of its choices computes a prefix that both share") for text in told)
+
+
 def test_policy(tmp_path: Path) -> None:
     found = blocked(of_a_policy(World(burst(6), num_rows=16, options=SMALL_STEPS)).write(tmp_path), "policy")
     assert found

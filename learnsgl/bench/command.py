@@ -11,8 +11,9 @@ from typing import Any
 
 from learnsgl.config import BUILT_IN_MODEL
 from learnsgl.errors import OptionError
+from learnsgl.trace.commands import EXPORT_FORMATS
 
-BENCHES = ("offline", "scheduler", "trace", "memory", "tracers")
+BENCHES = ("offline", "scheduler", "trace", "memory", "tracers", "replay")
 PEERS = ("transformers", "llama.cpp")
 QUANTIZATIONS = ("none", "int8")
 TRACERS = ("none", "learnsgl", "viztracer", "torch.profiler")
@@ -25,6 +26,7 @@ examples:
   learnsgl bench trace                            what recording costs
   learnsgl bench memory                           the memory of each process, and where the start-up's time goes
   learnsgl bench tracers                          recording beside VizTracer and the PyTorch profiler
+  learnsgl bench replay                           opening, seeking, folding and exporting recordings, by their length
   learnsgl bench all                              all of these with their defaults, then the tables of the page
   learnsgl bench docs                             only the tables of docs/benchmarks.md, from docs/benchmarks/*.json
 
@@ -36,6 +38,7 @@ _SINGLE = {
     "trace": "what recording costs: an event, a step, a run on a held device, a run of the model",
     "memory": "the memory of every process of an idle server, and its start-up by part",
     "tracers": "our recording beside VizTracer and the PyTorch profiler: speed, size, time to read it back",
+    "replay": "opening a recording, getting anywhere in it, folding and exporting it, by its length",
 }
 
 
@@ -53,7 +56,7 @@ def add_bench_command(subparsers: Any) -> None:
     commands = parser.add_subparsers(required=True, metavar="BENCHMARK")
     adders = {
         "offline": _add_offline, "scheduler": _add_scheduler, "trace": _add_trace, "memory": _add_memory,
-        "tracers": _add_tracers,
+        "tracers": _add_tracers, "replay": _add_replay,
     }  # fmt: skip
     for name in BENCHES:
         single = commands.add_parser(name, help=_SINGLE[name], description=f"Measure {_SINGLE[name]}.")
@@ -139,6 +142,20 @@ def _add_tracers(parser: argparse.ArgumentParser) -> None:
     _add_number(parser, "--input-len", 32, "tokens of a prompt")
     _add_number(parser, "--output-len", 64, "tokens to generate")
     _add_number(parser, "--repeats", 6, "rounds; a process each, with a warm-up of its own")
+
+
+def _add_replay(parser: argparse.ArgumentParser) -> None:
+    _add_numbers(parser, "--events", [10_000, 100_000, 1_000_000], "lengths of the recordings")
+    _add_number(parser, "--seeks", 20, "moments that are visited")
+    _add_number(parser, "--running", 256, "running requests")
+    _add_number(parser, "--nodes", 1000, "nodes of the radix tree, roughly")
+    _add_number(parser, "--input-len", 64, "tokens of a prompt, at least 33")
+    _add_number(parser, "--output-len", 256, "tokens that each request generates")
+    _add_number(parser, "--page-size", 1, "tokens a page")
+    parser.add_argument(
+        "--formats", nargs="*", choices=EXPORT_FORMATS, default=list(EXPORT_FORMATS),
+        help="exports that are measured (default: all)",
+    )  # fmt: skip
 
 
 def _add_model(parser: argparse.ArgumentParser, none: str = "") -> None:

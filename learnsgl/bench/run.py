@@ -14,13 +14,14 @@ from typing import Any
 
 import msgspec
 
-from learnsgl.bench import memory, offline, scheduler, tracers, tracing
+from learnsgl.bench import memory, offline, replay, scheduler, tracers, tracing
 from learnsgl.bench.command import TRACERS
 from learnsgl.bench.gguf import find_gguf
 from learnsgl.bench.memory_tables import memory_tables
 from learnsgl.bench.offline_tables import offline_tables
 from learnsgl.bench.peers.base import PeerSpec
 from learnsgl.bench.peers.llama_cpp_peer import is_installed
+from learnsgl.bench.replay_tables import replay_tables
 from learnsgl.bench.report import Report, load, now_iso, num_cores, read_machine, read_versions, write_report
 from learnsgl.bench.scheduler_tables import scheduler_tables
 from learnsgl.bench.tables import Table
@@ -69,6 +70,8 @@ def tables_of(report: Report) -> list[Table]:
         return scheduler_tables(msgspec.convert(report.results, list[scheduler.CaseTimes]))
     if report.bench == "trace":
         return trace_tables(msgspec.convert(report.results, tracing.TraceResults))
+    if report.bench == "replay":
+        return replay_tables(msgspec.convert(report.results, list[replay.Length]))
     if report.bench == "tracers":
         return tracers_tables(msgspec.convert(report.results, list[tracers.TracerRun]))
     return memory_tables(msgspec.convert(report.results, list[memory.Start]))
@@ -140,4 +143,15 @@ def _tracers(args: argparse.Namespace) -> tuple[Any, Any]:
     return settings, tracers.measure(settings, _tell)
 
 
-_MEASURES = {"offline": _offline, "scheduler": _scheduler, "trace": _trace, "memory": _memory, "tracers": _tracers}
+def _replay(args: argparse.Namespace) -> tuple[Any, Any]:
+    settings = replay.Settings(
+        events=args.events, seeks=args.seeks, running=args.running, nodes=args.nodes, prompt_len=args.input_len,
+        output_len=args.output_len, page_size=args.page_size, formats=args.formats,
+    )  # fmt: skip
+    return settings, replay.measure(settings, _tell)
+
+
+_MEASURES = {
+    "offline": _offline, "scheduler": _scheduler, "trace": _trace, "memory": _memory, "tracers": _tracers,
+    "replay": _replay,
+}  # fmt: skip

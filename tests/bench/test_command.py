@@ -26,6 +26,7 @@ SMALL = {
     "memory": "--model tiny-random --repeats 1 --serve-options=--num-threads=1",
     "tracers": "--model tiny-random --threads 1 --tracers learnsgl torch.profiler --repeats 1 --batch 1 --input-len 4 "
     "--output-len 3",
+    "replay": "--events 2000 --seeks 2 --running 4 --nodes 20 --output-len 8 --formats jsonl",
 }
 
 

@@ -170,15 +170,15 @@ def _tail(values: Values) -> tuple[str, float]:
 def _title(data: tuple[Latencies, ...]) -> str:
     if len(data) == 1:
         return f"How fast the answers to {count(data[0].num_requests, 'request')} came"
-    medians = [float(np.median(one.ttft_s)) if len(one.ttft_s) else None for one in data]
-    known = [(median, one.name) for median, one in zip(medians, data, strict=True) if median is not None]
-    if len(known) < 2:
+    if len(data) > 2:
         return f"How fast the answers came: {', '.join(one.name for one in data)}"
-    (fastest, name), (slowest, other) = min(known), max(known)
-    return (
-        f"Half the requests of {name} got their first token in {duration(fastest * 1e9)}, "
-        f"of {other} in {duration(slowest * 1e9)}"
-    )
+    medians = [duration(float(np.median(one.ttft_s)) * 1e9) for one in data]
+    if not all(len(one.gap_s) for one in data):
+        return f"Median TTFT: {', '.join(f'{one.name} {ttft}' for one, ttft in zip(data, medians, strict=True))}"
+    is_p99 = all(len(one.gap_s) >= MIN_FOR_P99 for one in data)
+    gaps = [duration((_tail(one.gap_s)[1] if is_p99 else float(one.gap_s[-1])) * 1e9) for one in data]
+    parts = [f"{one.name} {ttft} and {gap}" for one, ttft, gap in zip(data, medians, gaps, strict=True)]
+    return f"Median TTFT and {'p99' if is_p99 else 'longest'} gap: {', '.join(parts)}"
 
 
 def _notes(data: tuple[Latencies, ...]) -> list[str]:

@@ -25,6 +25,8 @@ _LANES = ("scheduler", "device")
 _BAR_HEIGHT = 0.6
 _CHAR_SHARE = 0.018
 _SHARE_CHAR = 1.15
+_Label = tuple[float, float, list[str]]
+"""Beginning and end of a bar, and the names of what it is."""
 
 
 def overlap_lanes(trace: Recording, *, window_ns: Span | None = None, theme: Theme = LIGHT) -> tuple[Figure, Overlap]:
@@ -123,22 +125,28 @@ def _name_steps(axes: Axes, data: Overlap, window_ns: Span, theme: Theme) -> Non
 def _name_work(axes: Axes, data: Overlap, window_ns: Span, theme: Theme) -> None:
     """Name the scheduler's work above its bars; names that would touch become one."""
     width = (window_ns[1] - window_ns[0]) / 1e6
-    labels: list[tuple[float, float, list[str]]] = []
+    labels: list[_Label] = []
     for work in data.history.work:
         if work.process != data.history.scheduler or work.kind not in CPU_KINDS:
             continue
         start, end = (work.start_ns - window_ns[0]) / 1e6, (work.end_ns - window_ns[0]) / 1e6
         if start < 0 or end > width:
             continue
-        room = (len(work.kind) + 2) * _CHAR_SHARE * width
-        if labels and start - labels[-1][1] < room / 2:
-            labels[-1] = labels[-1][0], end, [*labels[-1][2], work.kind]
-        else:
-            labels.append((start, end, [work.kind]))
+        labels.append((start, end, [work.kind]))
+        while len(labels) > 1 and _touch(labels[-2], labels[-1], width):
+            later, before = labels.pop(), labels.pop()
+            labels.append((before[0], later[1], [*before[2], *later[2]]))
     for start, end, kinds in labels:
         axes.text(
             (start + end) / 2, -0.47, ", ".join(kinds), ha="center", va="center", fontsize=SMALL_SIZE, color=theme.ink
         )
+
+
+def _touch(one: _Label, other: _Label, width: float) -> bool:
+    """Whether two names, each above the middle of its bar, would run into each other."""
+    num_chars = len(", ".join(one[2])) + len(", ".join(other[2])) + 4
+    distance = (other[0] + other[1]) / 2 - (one[0] + one[1]) / 2
+    return distance < num_chars / 2 * _CHAR_SHARE * width
 
 
 def _draw_shares(axes: Axes, data: Overlap, theme: Theme) -> None:

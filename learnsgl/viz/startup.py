@@ -234,8 +234,8 @@ def _title(data: Startup) -> str:
         return total
     longest = max(data.slowest.phases, key=lambda phase: phase.end_ns - phase.start_ns)
     return (
-        f"{total}: {data.slowest.process} is the last to be ready, after its "
-        f"{longest.name} ({duration(longest.end_ns - longest.start_ns)})"
+        f"{total}; the last to be ready is {data.slowest.process} "
+        f"({longest.name} {duration(longest.end_ns - longest.start_ns)})"
     )
 
 

@@ -163,9 +163,8 @@ def test_startup_holds_phases_and_acknowledgements(first_request: Trace) -> None
     assert data.serving_ns == data.end_ns
     figure, _ = startup_gantt(first_request)
     title = figure.texts[0].get_text()
-    assert title.startswith(
-        f"The server listens after {duration(data.end_ns - data.origin_ns)}: scheduler-0 is the last"
-    )
+    total = duration(data.end_ns - data.origin_ns)
+    assert title.startswith(f"The server listens after {total}; the last to be ready is scheduler-0 (")
     assert words_of(figure).count("is ready") == 3
 
 

@@ -15,6 +15,7 @@ from learnsgl.replay.steps_fold import StepsFold
 from learnsgl.replay.stream import ProcessStream
 from learnsgl.trace import events
 from learnsgl.trace.checks.base import violation
+from learnsgl.trace.digest import StateDigest
 from learnsgl.trace.fold import Fold
 
 AnyFold = Fold | StepsFold
@@ -22,10 +23,10 @@ AnyFold = Fold | StepsFold
 SPACING = 500
 """Events between two checkpoints: folding so many takes 10 ms at 256 running requests."""
 
-MAX_CHECKPOINT_BYTES = 256 << 20
-"""Memory of all checkpoints of one scheduler, roughly; the least recently used go first. A checkpoint takes 1.2 MB at
-256 requests of 320 tokens and 200,000 pages of one token, so these are the last 100,000 events or so that were
-visited."""
+MAX_CHECKPOINT_BYTES = 128 << 20
+"""Memory of all checkpoints of one scheduler, roughly; the least recently used go first. At 256 requests of up to 320
+tokens and 160,000 pages of one token a checkpoint takes 0.7 MB, so these are the last 90,000 events or so that were
+visited; where pages hold 16 tokens, they are half a million."""
 
 
 class StateSeeker:
@@ -42,6 +43,8 @@ class StateSeeker:
         self._numbers: list[int] = []
         self._checkpoints: OrderedDict[int, AnyFold] = OrderedDict()
         self._num_bytes = 0
+        self._digest = StateDigest()
+        """Its tables of weights are shared by all folds; only the values are their own."""
         self._cursor: tuple[int, AnyFold] | None = None
         """Where the last search ended, so that the next event costs one event."""
 
@@ -79,7 +82,9 @@ class StateSeeker:
         return fold
 
     def _new_fold(self, *, from_start: bool) -> AnyFold:
-        return StepsFold(from_start=from_start) if self._only_steps else Fold(from_start=from_start)
+        if self._only_steps:
+            return StepsFold(from_start=from_start)
+        return Fold(from_start=from_start, digest=self._digest.copy())
 
     # ------------------------------------------------------------ where to begin
 
@@ -97,7 +102,7 @@ class StateSeeker:
         if not self._only_steps and number - base > SPACING:
             entrance = self._stream.last_keyframe(number, base + 1)
             if entrance is not None:
-                return entrance - 1, Fold(from_start=False)
+                return entrance - 1, self._new_fold(from_start=False)
         return base, fold or self._new_fold(from_start=self._stream.first == 1)
 
     # ------------------------------------------------------------ checkpoints
@@ -106,6 +111,7 @@ class StateSeeker:
         if number in self._checkpoints:
             self._checkpoints.move_to_end(number)
             return
+        fold.state.compact()
         self._checkpoints[number] = fold
         insort(self._numbers, number)
         self._num_bytes += fold.state.num_bytes

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -83,7 +83,7 @@ class SchedulerState:
         rows: int64 [len(RowField), num_rows]; a free row is all zeros.
         page_table: int32 [num_rows, at least the pages of the longest row]; only the first `NUM_PAGES` entries of a
             row count.
-        refs: int32 [num_pages]; holders of each page.
+        refs: int32 [num_pages] (uint8 in a compact copy); holders of each page.
         nodes: the radix tree by node id, the root (0) left out.
     """
 
@@ -94,7 +94,7 @@ class SchedulerState:
     queue: dict[int, Queued] = field(default_factory=dict)
     rows: Int64Array = field(default_factory=lambda: np.zeros((len(RowField), 0), dtype=np.int64))
     page_table: Int32Array = field(default_factory=lambda: np.zeros((0, 0), dtype=np.int32))
-    refs: Int32Array = field(default_factory=lambda: np.zeros(0, dtype=np.int32))
+    refs: npt.NDArray[np.integer[Any]] = field(default_factory=lambda: np.zeros(0, dtype=np.int32))
     nodes: dict[int, NodeFacts] = field(default_factory=dict)
 
     def resize(self, num_rows: int, num_pages: int) -> None:
@@ -109,8 +109,13 @@ class SchedulerState:
         width = int(self.rows[RowField.NUM_PAGES].max(initial=0))
         return SchedulerState(
             self.num_rows, self.num_pages, self.step, self.clock, dict(self.queue), self.rows.copy(),
-            self.page_table[:, :width].copy(), self.refs.copy(), dict(self.nodes),
+            self.page_table[:, :width].copy(), self.refs.astype(np.int32), dict(self.nodes),
         )  # fmt: skip
+
+    def compact(self) -> None:
+        """Make a state that is only kept, to be read or copied, smaller; few pages have more than 255 holders."""
+        if self.refs.max(initial=0) < 256:
+            self.refs = self.refs.astype(np.uint8)
 
     @property
     def num_bytes(self) -> int:

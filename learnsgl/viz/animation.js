@@ -139,8 +139,8 @@
 
   function drawTree() {
     const [rows, left] = ordered();
-    const WIDTH = 480, BARS = 250, ROW = 19;
     const box = byId("tree");
+    const WIDTH = Math.max(300, Math.min(560, box.clientWidth)), BARS = 0.42 * WIDTH, ROW = 19;
     const height = Math.max(1, rows.length + (left ? 1 : 0)) * ROW + 8;
     const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
     svg.setAttribute("viewBox", `0 0 ${WIDTH} ${height}`);
@@ -155,9 +155,12 @@
       }));
       if (fresh.has(row.node))
         element(svg, "rect", { x, y, width: w, height: 13, fill: "none", stroke: "var(--mark)", "stroke-width": 1.5 });
-      const held = row.uids.length ? `held by ${names([...new Set(row.uids)], 5)}` : "evictable";
-      element(svg, "text", { x: BARS + 10, y: y + 11, fill: row.uids.length ? "var(--ink)" : "var(--muted)" },
+      const holding = [...new Set(row.uids)];
+      const who = holding.length > 3 ? `${holding.length} requests` : names(holding);
+      const held = holding.length ? `held by ${who}` : "evictable";
+      const label = element(svg, "text", { x: BARS + 10, y: y + 11, fill: row.uids.length ? "var(--ink)" : "var(--muted)" },
         `${row.node}: ${plural(row.pages * data.pageSize, "token")}, ${held}`);
+      element(label, "title", {}, `node ${row.node}, last used at ${row.lastUse}, held by ${names(holding) || "nobody"}`);
     });
     const empty = rows.length ? "" : "The cache is empty.";
     if (left || empty)

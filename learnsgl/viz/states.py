@@ -115,7 +115,8 @@ class StateWalk:
             raise TraceError(f"{self._trace.path}: {why} in this recording, so there is nothing to draw")
         if self._num_unknown:
             self.notes.append(
-                f"{self._num_unknown:,} steps ran before the first state that is known; they are not shown."
+                f"The state of {self._num_unknown:,} steps is not known, since earlier events are missing; they are not "
+                "shown."
             )
         self.notes += missing_notes(self._trace)
 

@@ -132,7 +132,20 @@ def test_a_recording_that_begins_late_is_drawn_from_its_first_keyframe(tmp_path:
     _, data = page_map(trace_of(tmp_path, story_of(late)))
     numbers = [event.step for event in recorded[keyframe:] if isinstance(event, ev.SchedStep)]
     assert data.steps.tolist() == numbers
-    assert any("steps ran before the first state that is known" in note for note in data.notes)
+    assert any("since earlier events are missing; they are not shown." in note for note in data.notes)
+
+
+def test_after_a_hole_the_state_is_known_again_from_the_next_keyframe(tmp_path: Path) -> None:
+    recorded = scheduled(20, num_pages=200, max_tokens=40)
+    keyframes = [place for place, event in enumerate(recorded) if isinstance(event, ev.TraceKeyframe) and event.last]
+    hole = keyframes[0] + 60
+    dropped = ev.TraceDropped(recorded[hole].ns, "the disk is full", hole, hole + 9)
+    _, data = page_map(trace_of(tmp_path, story_of([*recorded[:hole], dropped, *recorded[hole + 10 :]])))
+    shown = set(data.steps.tolist())
+    steps = [(place, event.step) for place, event in enumerate(recorded) if isinstance(event, ev.SchedStep)]
+    assert {step for place, step in steps if place < hole or place > keyframes[1]} <= shown
+    assert not {step for place, step in steps if hole + 10 <= place < keyframes[1] - 6} & shown
+    assert any("Events are missing after step" in note and "the disk is full" in note for note in data.notes)
 
 
 def test_a_broken_frame_is_an_error_with_its_place(tmp_path: Path) -> None:

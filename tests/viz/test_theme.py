@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from matplotlib.colors import to_rgb
 
+from learnsgl.replay.ledger_causes import Area
 from learnsgl.viz.theme import DARK, LIGHT, REQUEST_COLOURS, Theme, ink_on
 
 
@@ -39,3 +42,18 @@ def test_text_can_be_read_and_bars_seen(theme: Theme) -> None:
         assert contrast(theme.ink, behind) >= 7
         assert contrast(theme.work, behind) >= 3
         assert min(contrast(colour, behind) for colour in REQUEST_COLOURS) >= 2
+
+
+@pytest.mark.parametrize("theme", [LIGHT, DARK], ids=lambda theme: theme.name)
+def test_free_cached_and_shared_pages_differ_in_lightness(theme: Theme) -> None:
+    levels = [theme.background, theme.free, theme.cached, theme.shared]
+    assert all(contrast(one, other) >= 1.15 for one, other in itertools.pairwise(levels))
+    assert contrast(theme.free, theme.cached) >= 2
+    assert contrast(theme.cached, theme.shared) >= 2
+
+
+@pytest.mark.parametrize("theme", [LIGHT, DARK], ids=lambda theme: theme.name)
+def test_every_part_of_the_server_has_a_colour_of_its_own(theme: Theme) -> None:
+    colours = [theme.area(area) for area in Area]
+    assert len(set(colours)) == len(colours)
+    assert all(contrast(ink_on(colour), colour) >= 4.5 for colour in colours)

@@ -115,8 +115,8 @@ class StateWalk:
             raise TraceError(f"{self._trace.path}: {why} in this recording, so there is nothing to draw")
         if self._num_unknown:
             self.notes.append(
-                f"The state of {self._num_unknown:,} steps is not known, since earlier events are missing; they are not "
-                "shown."
+                f"The state of {self._num_unknown:,} steps is not known, since earlier events are missing; they are "
+                "not shown."
             )
         self.notes += missing_notes(self._trace)
 

@@ -98,10 +98,14 @@ class RecordedLoad:
         """Let requests come and go until so many events are recorded; then let them end, and the recording too."""
         with self._closing:
             while self.num_events < num_events:
-                self._refill()
-                self._step()
+                self.step()
             while self._scheduler.has_work:
                 self._step()
+
+    def step(self) -> None:
+        """One iteration of every process, before which as many requests arrive as have ended."""
+        self._refill()
+        self._step()
 
     def _refill(self) -> None:
         """Let as many requests arrive as have ended."""

@@ -2,3 +2,8 @@
 
 It reads traces and nothing else; the server never imports it.
 """
+
+from learnsgl.replay.replay import Replay
+from learnsgl.replay.server_state import Moment, ServerState
+
+__all__ = ["Moment", "Replay", "ServerState"]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,7 +20,8 @@ from learnsgl.trace import events as ev
 from learnsgl.trace.manifest import create_run
 from learnsgl.trace.pack import pack
 from learnsgl.trace.reader import Trace
-from tests.replay.recorded import NAME, record, run
+from learnsgl.trace.state import digest_of
+from tests.replay.recorded import NAME, digests, record, run
 from tests.trace.story import UID, Story, at_level, tell, write
 
 
@@ -362,6 +366,33 @@ def test_a_file_that_was_torn(tmp_path: Path) -> None:
     packed = Replay.open(tmp_path / "torn.trace.zip")
     assert packed.has_ended, "nothing is added to a packed file"
     assert packed.end().moment.positions == replay.end().moment.positions
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from learnsgl.bench.recorded_load import RecordedLoad, Shape
+load = RecordedLoad(Path(sys.argv[1]), Shape(num_running=4, num_nodes=20, prompt_len=40, output_len=8, page_size=4))
+while load.num_events < 3000:
+    load.step()
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_server_that_was_killed_by_the_system(tmp_path: Path) -> None:
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], cwd=root, check=False)
+    assert done.returncode == -signal.SIGKILL
+    replay = Replay.open(tmp_path)
+    state = replay.end()
+    assert {activity.status for activity in state.processes} == {Status.SILENT}
+    assert 1 <= len(state.running or ()) <= 4, "what ran when the last frame was written"
+    last = replay.trace.process(NAME).last
+    expected = digests([entry.event for entry in replay.trace.events(NAME)])
+    for number in (last, last // 2, last - 1, 30):
+        view = replay.at(event=(NAME, number)).scheduler
+        assert view is not None
+        assert digest_of(view.folded) == expected[number]
 
 
 def test_a_packed_file_is_the_same_recording(tmp_path: Path) -> None:

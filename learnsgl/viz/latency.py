@@ -174,10 +174,10 @@ def _title(data: tuple[Latencies, ...]) -> str:
         return f"How fast the answers came: {', '.join(one.name for one in data)}"
     medians = [duration(float(np.median(one.ttft_s)) * 1e9) for one in data]
     if not all(len(one.gap_s) for one in data):
-        return f"Median TTFT: {', '.join(f'{one.name} {ttft}' for one, ttft in zip(data, medians, strict=True))}"
+        return f"Median TTFT: {', '.join(f'{ttft} ({one.name})' for one, ttft in zip(data, medians, strict=True))}"
     is_p99 = all(len(one.gap_s) >= MIN_FOR_P99 for one in data)
     gaps = [duration((_tail(one.gap_s)[1] if is_p99 else float(one.gap_s[-1])) * 1e9) for one in data]
-    parts = [f"{one.name} {ttft} and {gap}" for one, ttft, gap in zip(data, medians, gaps, strict=True)]
+    parts = [f"{ttft} and {gap} ({one.name})" for one, ttft, gap in zip(data, medians, gaps, strict=True)]
     return f"Median TTFT and {'p99' if is_p99 else 'longest'} gap: {', '.join(parts)}"
 
 

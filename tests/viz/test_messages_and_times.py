@@ -110,7 +110,9 @@ def test_two_recordings_are_compared_under_their_names(shared_prefix: Trace, fir
     legend = figure.axes[0].get_legend()
     assert legend is not None
     assert [text.get_text().splitlines()[0] for text in legend.get_texts()] == ["shared_prefix", "first_request"]
-    assert figure.texts[0].get_text().startswith("Median TTFT and longest gap: shared_prefix ")
+    title = figure.texts[0].get_text()
+    assert title.startswith(f"Median TTFT and longest gap: {duration(float(np.median(data[0].ttft_s)) * 1e9)} and ")
+    assert "(shared_prefix), " in title
     figure, _ = latency_distributions(shared_prefix, first_request, names=("many", "one"))
     assert f"many: {data[0].num_requests} requests" in words_of(figure)
 

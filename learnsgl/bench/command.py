@@ -14,7 +14,10 @@ from learnsgl.errors import OptionError
 from learnsgl.trace.commands import EXPORT_FORMATS
 
 BENCHES = ("offline", "scheduler", "trace", "memory", "tracers", "replay")
+GPU_BENCHES = ("kernels",)
+"""They need a GPU, so `bench all` and the page leave them out."""
 PEERS = ("transformers", "llama.cpp")
+KERNEL_SHAPES = ("qwen3-0.6b", "llama-3.1-8b")
 QUANTIZATIONS = ("none", "int8")
 TRACERS = ("none", "learnsgl", "viztracer", "torch.profiler")
 
@@ -27,6 +30,7 @@ examples:
   learnsgl bench memory                           the memory of each process, and where the start-up's time goes
   learnsgl bench tracers                          recording beside VizTracer and the PyTorch profiler
   learnsgl bench replay                           opening, seeking, folding and exporting recordings, by their length
+  learnsgl bench kernels                          the GPU's kernels beside their floors and torch's own (needs a GPU)
   learnsgl bench all                              all of these with their defaults, then the tables of the page
   learnsgl bench docs                             only the tables of docs/benchmarks.md, from docs/benchmarks/*.json
 
@@ -39,6 +43,7 @@ _SINGLE = {
     "memory": "the memory of every process of an idle server, and its start-up by part",
     "tracers": "our recording beside VizTracer and the PyTorch profiler: speed, size, time to read it back",
     "replay": "opening a recording, getting anywhere in it, folding and exporting it, by its length",
+    "kernels": "each kernel of the GPU engine beside its floor and beside torch's own operators",
 }
 
 
@@ -56,9 +61,9 @@ def add_bench_command(subparsers: Any) -> None:
     commands = parser.add_subparsers(required=True, metavar="BENCHMARK")
     adders = {
         "offline": _add_offline, "scheduler": _add_scheduler, "trace": _add_trace, "memory": _add_memory,
-        "tracers": _add_tracers, "replay": _add_replay,
+        "tracers": _add_tracers, "replay": _add_replay, "kernels": _add_kernels,
     }  # fmt: skip
-    for name in BENCHES:
+    for name in (*BENCHES, *GPU_BENCHES):
         single = commands.add_parser(name, help=_SINGLE[name], description=f"Measure {_SINGLE[name]}.")
         adders[name](single)
         single.add_argument("--out", type=Path, metavar="DIR", help=f"write DIR/{name}.json")
@@ -156,6 +161,21 @@ def _add_replay(parser: argparse.ArgumentParser) -> None:
         "--formats", nargs="*", choices=EXPORT_FORMATS, default=list(EXPORT_FORMATS),
         help="exports that are measured (default: all)",
     )  # fmt: skip
+
+
+def _add_kernels(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--shapes", nargs="+", choices=KERNEL_SHAPES, default=list(KERNEL_SHAPES),
+        help=f"whose sizes (default: {' '.join(KERNEL_SHAPES)})",
+    )  # fmt: skip
+    parser.add_argument(
+        "--sizes", choices=("all", "few"), default="all", help="few takes seconds, for a first look (default: all)"
+    )
+    parser.add_argument(
+        "--dtype", choices=("bfloat16", "float16"), default="bfloat16", help="of everything (default: bfloat16)"
+    )
+    _add_number(parser, "--page-size", 1, "tokens a page")
+    _add_number(parser, "--repeats", 30, "timings of each")
 
 
 def _add_model(parser: argparse.ArgumentParser, none: str = "") -> None:

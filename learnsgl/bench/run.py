@@ -17,6 +17,7 @@ import msgspec
 from learnsgl.bench import memory, offline, replay, scheduler, tracers, tracing
 from learnsgl.bench.command import TRACERS
 from learnsgl.bench.gguf import find_gguf
+from learnsgl.bench.kernels_tables import KernelResults, kernels_tables
 from learnsgl.bench.memory_tables import memory_tables
 from learnsgl.bench.offline_tables import offline_tables
 from learnsgl.bench.peers.base import PeerSpec
@@ -74,6 +75,8 @@ def tables_of(report: Report) -> list[Table]:
         return replay_tables(msgspec.convert(report.results, list[replay.Length]))
     if report.bench == "tracers":
         return tracers_tables(msgspec.convert(report.results, list[tracers.TracerRun]))
+    if report.bench == "kernels":
+        return kernels_tables(msgspec.convert(report.results, KernelResults))
     return memory_tables(msgspec.convert(report.results, list[memory.Start]))
 
 
@@ -151,7 +154,16 @@ def _replay(args: argparse.Namespace) -> tuple[Any, Any]:
     return settings, replay.measure(settings, _tell)
 
 
+def _kernels(args: argparse.Namespace) -> tuple[Any, Any]:
+    from learnsgl.bench import kernels  # it loads torch, and no other benchmark does in this process
+
+    settings = kernels.Settings(
+        shapes=args.shapes, dtype=args.dtype, page_size=args.page_size, repeats=args.repeats, sizes=args.sizes
+    )
+    return settings, kernels.measure(settings, _tell)
+
+
 _MEASURES = {
     "offline": _offline, "scheduler": _scheduler, "trace": _trace, "memory": _memory, "tracers": _tracers,
-    "replay": _replay,
+    "replay": _replay, "kernels": _kernels,
 }  # fmt: skip

@@ -140,8 +140,12 @@ def rotate_and_store_reference(
     *,
     num_heads: int,
     norm: QKNorm | None = None,
+    has_padding: bool = True,
 ) -> None:
-    """`rotate_and_store` in plain torch, computed in fp32 and rounded once."""
+    """`rotate_and_store` in plain torch, computed in fp32 and rounded once.
+
+    With `has_padding` it asks the device how many slots there really are, and waits for it.
+    """
     num_kv_heads, half = kv_layer.shape[1], qkv.shape[2] // 2
     wide = qkv.to(torch.float32, copy=True)
     if norm is not None:
@@ -151,14 +155,17 @@ def rotate_and_store_reference(
     first, second = turned[..., :half], turned[..., half:]
     turned = torch.cat((first * c - second * s, second * c + first * s), dim=-1)
     qkv[:, :num_heads] = turned[:, :num_heads].to(qkv.dtype)
-    store_kv_reference(torch.cat((turned[:, num_heads:], values), dim=1), slots, kv_layer)
+    store_kv_reference(torch.cat((turned[:, num_heads:], values), dim=1), slots, kv_layer, has_padding=has_padding)
 
 
-def store_kv_reference(key_value: torch.Tensor, slots: torch.Tensor, kv_layer: torch.Tensor) -> None:
+def store_kv_reference(
+    key_value: torch.Tensor, slots: torch.Tensor, kv_layer: torch.Tensor, *, has_padding: bool = True
+) -> None:
     """`store_kv` in plain torch."""
-    kept = slots != NO_SLOT
-    keys_and_values = key_value[kept].unflatten(1, (2, -1)).permute(1, 2, 0, 3)  # [2, KV, T, D]
-    kv_layer[:, :, slots[kept]] = keys_and_values.to(kv_layer.dtype)
+    if has_padding:
+        key_value, slots = key_value[slots != NO_SLOT], slots[slots != NO_SLOT]
+    keys_and_values = key_value.unflatten(1, (2, -1)).permute(1, 2, 0, 3)  # [2, KV, T, D]
+    kv_layer.index_copy_(2, slots, keys_and_values.to(kv_layer.dtype))
 
 
 def rotate_and_store_bytes(num_tokens: int, num_heads: int, num_kv_heads: int, head_dim: int, itemsize: int) -> int:

@@ -12,7 +12,7 @@ from typing import TextIO
 import msgspec
 
 from learnsgl.errors import OptionError
-from learnsgl.replay.at_option import default_state, state_at
+from learnsgl.replay.moments import find_moment
 from learnsgl.replay.replay import Replay
 from learnsgl.replay.server_state import ServerState
 from learnsgl.replay.show import show
@@ -43,7 +43,7 @@ def show_command(replay: Replay, out: TextIO, *, at: str | None, follow: bool, a
     if follow and at is not None:
         raise OptionError("--follow shows the end again and again; leave --at out, or --follow")
     if not follow:
-        state, why = (state_at(replay, at), "") if at is not None else default_state(replay)
+        state, why = (replay.state(find_moment(replay, at)), "") if at is not None else default_state(replay)
         out.write(_text(state, as_json=as_json, color=color))
         if why and not as_json:
             out.write(f"\nshown: {why}. --at chooses another moment: 12.5s, step:40, scheduler-0:1234, start, end\n")
@@ -63,3 +63,17 @@ def _text(state: ServerState, *, as_json: bool, color: bool) -> str:
     if as_json:
         return msgspec.json.encode(state_json(state)).decode() + "\n"
     return show(state, width=shutil.get_terminal_size((120, 24)).columns, color=color) + "\n"
+
+
+def default_state(replay: Replay) -> tuple[ServerState, str]:
+    """What is shown without `--at`, and why.
+
+    A recording that goes on, or was cut off, is shown at its end: that is where the server is, or what it was doing
+    when it died. At the end of one that ended in order there is nothing left to see, so the middle one of its steps is
+    shown.
+    """
+    steps = replay.steps
+    if replay.has_whole_end and len(steps):
+        middle = steps[len(steps) // 2]
+        return replay.at(step=middle), f"step {middle}, the middle one of {len(steps)}"
+    return replay.end(), "the end"

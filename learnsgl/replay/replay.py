@@ -140,7 +140,20 @@ class Replay:
         self, *, event: tuple[str, int] | None = None, time_s: float | None = None, ns: int | None = None,
         step: int | None = None,
     ) -> ServerState:  # fmt: skip
-        """The server at a moment, which is named in one of four ways.
+        """The server at a moment, named as for `locate`.
+
+        Raises:
+            OptionError: see `locate`.
+            TraceViolation: the recording contradicts itself on the way there.
+            TraceFormatError: a frame is broken.
+        """
+        return self.state(self.locate(event=event, time_s=time_s, ns=ns, step=step))
+
+    def locate(
+        self, *, event: tuple[str, int] | None = None, time_s: float | None = None, ns: int | None = None,
+        step: int | None = None,
+    ) -> Moment:  # fmt: skip
+        """A moment of the recording, which is named in one of four ways; nothing is folded for it.
 
         Args:
             event: process and number: right after this event.
@@ -150,15 +163,14 @@ class Replay:
 
         Raises:
             OptionError: it is named in no way or in several, or lies outside the recording.
-            TraceViolation: the recording contradicts itself on the way there.
             TraceFormatError: a frame is broken.
         """
         if sum(given is not None for given in (event, time_s, ns, step)) != 1:
             raise OptionError("name the moment in one way: at(event=(process, number)), time_s=, ns= or step=")
         if step is not None:
-            return self._after(self._place_of_step(step))
+            return self._moment_after(self._place_of_step(step))
         if event is not None:
-            return self._after(self._timeline.place_of(*event))
+            return self._moment_after(self._timeline.place_of(*event))
         if time_s is not None:
             ns = self._ns_of(time_s)
         if ns is None or not self.start_ns <= ns <= self.end_ns:
@@ -167,7 +179,7 @@ class Replay:
                 f"the moment {given} lies outside the recording: its first event is at 0 s ({self.start_ns} ns), its "
                 f"last at {self.duration_s:.6f} s ({self.end_ns} ns)"
             )
-        return self._state(ns, self._timeline.positions_at(ns))
+        return self._moment(ns, self._timeline.positions_at(ns))
 
     def _ns_of(self, time_s: float) -> int | None:
         if not 0 <= time_s * 1e9 <= self.end_ns - self.start_ns + ROUNDING_NS:  # false for NaN, too
@@ -183,17 +195,19 @@ class Replay:
         there = f"{steps.start} to {steps.stop - 1}" if len(steps) else "none"
         raise OptionError(f"step {step} isn't in the recording; the steps in it: {there}")
 
-    def _after(self, place: Place) -> ServerState:
-        return self._state(place.ns, self._timeline.positions_after(place))
+    def _moment_after(self, place: Place) -> Moment:
+        return self._moment(place.ns, self._timeline.positions_after(place))
 
     def _after_or_none(self, place: Place | None) -> ServerState | None:
-        return None if place is None else self._after(place)
+        return None if place is None else self.state(self._moment_after(place))
 
-    def _state(self, ns: int, positions: dict[str, int]) -> ServerState:
+    def state(self, moment: Moment) -> ServerState:
+        """The server at a moment that `locate` gave, or another state's."""
+        ns, positions = moment.ns, moment.positions
         around = self._around()
         first = self.schedulers[0] if self.schedulers else None
         return ServerState(
-            moment=self._moment(ns, positions),
+            moment=moment,
             level=self.level,
             processes=tuple(looking.activity(ns, positions[name]) for name, looking in around.items()),
             schedulers=tuple(self._view(name, positions[name]) for name in self.schedulers),

@@ -14,7 +14,8 @@ from learnsgl.replay.ledger import Ledger, Ledgers
 from learnsgl.replay.ledger_causes import Cause
 from learnsgl.replay.ledger_life import Life
 from learnsgl.replay.ledger_spans import Part
-from learnsgl.replay.moments import parse_moment
+from learnsgl.replay.moments import find_moment
+from learnsgl.replay.replay import Replay
 from learnsgl.replay.why_queue import Queue
 from learnsgl.replay.why_text import Sentence
 from learnsgl.replay.why_words import Words
@@ -112,7 +113,7 @@ class Reasons:
     def why(self, uid: int, at: int | str, choice: int = 0) -> Why:
         """As the function `why`."""
         ledger, life, words = self._of(uid, choice)
-        ns = parse_moment(at, self._trace) if isinstance(at, str) else at
+        ns = find_moment(Replay(self._trace), at).ns if isinstance(at, str) else at
         for part, token_step in _parts_with_steps(ledger):
             if part.start_ns <= ns < part.end_ns:
                 return Why(uid, choice, ns, part, tuple(words.of(part, ns, token_step)))

@@ -22,7 +22,7 @@ def print_why(trace: Trace, uid: int, at: str | None, choice: int = 0) -> int:
     Args:
         trace: the recording.
         uid: the request.
-        at: the moment, as `moments.parse_moment` reads it; `None` for all of its life.
+        at: the moment, as `moments.find_moment` reads it; `None` for all of its life.
         choice: which of its choices.
 
     Returns:

@@ -13,8 +13,8 @@ import pytest
 
 from learnsgl.config import Config, TraceConfig, TraceLevel, wants_no_color
 from learnsgl.errors import OptionError
-from learnsgl.replay.at_option import default_state, state_at
-from learnsgl.replay.commands import CLEAR, show_command
+from learnsgl.replay.commands import CLEAR, default_state, show_command
+from learnsgl.replay.moments import find_moment
 from learnsgl.replay.page_map import page_lines
 from learnsgl.replay.replay import Replay
 from learnsgl.replay.show import show
@@ -179,9 +179,9 @@ def test_at(tmp_path: Path, text: str, kind: str | None, at: int | None) -> None
     replay = Replay.open(write(tmp_path, tell()))
     if kind is None:
         with pytest.raises(OptionError):
-            state_at(replay, text)
+            find_moment(replay, text)
     else:
-        state = state_at(replay, text)
+        state = replay.state(find_moment(replay, text))
         assert (state.moment.kind, state.moment.ns) == (kind, at)
 
 
@@ -195,7 +195,7 @@ def test_at_names_what_there_is(tmp_path: Path, text: str) -> None:
         r"api:1 to api:19, tokenizer-0:1 to tokenizer-0:6, scheduler-0:1 to scheduler-0:23, detokenizer:1 to"
     )
     with pytest.raises(OptionError, match=re.escape(f"--at {text!r}") + r".*\. " + ranges):
-        state_at(replay, text)
+        find_moment(replay, text)
 
 
 def test_the_default_is_where_there_is_something_to_see(tmp_path: Path, replay: Replay) -> None:

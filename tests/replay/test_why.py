@@ -12,7 +12,8 @@ import pytest
 from learnsgl.errors import OptionError
 from learnsgl.replay.history import scan_history
 from learnsgl.replay.ledger import Cause
-from learnsgl.replay.moments import in_words, parse_moment
+from learnsgl.replay.moments import find_moment, in_words
+from learnsgl.replay.replay import Replay
 from learnsgl.replay.why import Reasons, Why, story, why
 from learnsgl.replay.why_command import print_why
 from learnsgl.replay.why_queue import Queue
@@ -224,26 +225,10 @@ def test_messages_that_were_never_received(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- moments
 
 
-def test_moments(tmp_path: Path) -> None:
-    trace = trace_of(tmp_path, tell())
-    assert (parse_moment("start", trace), parse_moment("end", trace)) == (5, 700)
-    assert (parse_moment("step:2", trace), parse_moment("step 1", trace)) == (280, 180)
-    assert parse_moment("scheduler-0:1", trace) == 5
-    assert parse_moment("0.0000001s", trace) == 105
-    assert parse_moment("0.0001 ms", trace) == 105
-    assert parse_moment("0", trace) == 5
-    assert in_words(5 + 12_500_000_000, trace) == "12.500000s"
-
-
-@pytest.mark.parametrize("text", ["", "x", "99s", "step:3", "scheduler-0:999", "nobody:1", "-1s", "1e3s", "step:"])
-def test_moments_that_are_not_there(tmp_path: Path, text: str) -> None:
-    with pytest.raises(OptionError, match=r"no moment .*step:1 to step:2.*api:1 to :19.*start or end"):
-        parse_moment(text, trace_of(tmp_path, tell()))
-
-
-def test_moments_of_nothing(tmp_path: Path) -> None:
-    with pytest.raises(OptionError, match="no events"):
-        parse_moment("start", trace_of(tmp_path, {"api": []}))
+def test_a_moment_is_written_as_it_can_be_given_back(tmp_path: Path) -> None:
+    replay = Replay(trace_of(tmp_path, tell()))
+    assert in_words(5 + 12_500_000_000, replay.trace) == "12.500000s"
+    assert find_moment(replay, "0").ns == find_moment(replay, in_words(5, replay.trace)).ns == 5
 
 
 def test_small_words() -> None:

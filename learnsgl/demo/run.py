@@ -5,12 +5,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import shutil
 import sys
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from learnsgl.config import BUILT_IN_MODEL
@@ -21,7 +20,7 @@ from learnsgl.demo.folder import DemoFolder
 from learnsgl.demo.questions import QUESTIONS, Question
 from learnsgl.demo.report import request_table, stage_table
 from learnsgl.hub import resolve_model
-from learnsgl.server.signals import blocked, raised_as_exceptions
+from learnsgl.server.signals import raised_as_exceptions, run_or_cancel
 from learnsgl.trace.reader import Trace
 from learnsgl.trace.verify import verify
 
@@ -66,22 +65,11 @@ def _serve_and_ask(folder: DemoFolder, model: str) -> list[Answer]:
         print(server.ready_line)
         _title(f"{len(QUESTIONS)} questions at once, through the openai client")
         terminal = _Terminal(QUESTIONS[0])
-        answers = _run(lambda: ask_all(server.url, QUESTIONS, terminal.on_text))
+        answers = run_or_cancel(lambda: ask_all(server.url, QUESTIONS, terminal.on_text))
         terminal.print_others(answers)
         server.stop()
     print("\nthe server was asked to stop (SIGTERM), and has ended in order")
     return answers
-
-
-def _run(ask: Callable[[], Awaitable[list[Answer]]]) -> list[Answer]:
-    """As `asyncio.run`, for whom a signal while it makes its loop would leave half a loop behind, which complains."""
-
-    async def main() -> list[Answer]:
-        release()  # from here on Ctrl-C cancels this task
-        return await ask()
-
-    with blocked() as release:
-        return asyncio.run(main())
 
 
 class _Terminal:

@@ -123,7 +123,7 @@ def _look_up(table: dict[int, Tiles], head_dim: int, itemsize: int) -> Tiles:
     if itemsize <= 2:
         return tiles
     # fp32 takes twice the shared memory, and its products run on the ordinary units: it is there to compare with
-    return Tiles(min(tiles.block_m, 32), 16, 4, 2)
+    return Tiles(min(tiles.block_m, 32), 16, 4, tiles.num_stages)
 
 
 PROGRAMS_PER_SM = 4

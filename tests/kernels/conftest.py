@@ -43,6 +43,7 @@ def device() -> torch.device:
         return torch.device("cuda")
     torch.set_num_threads(1)
     teach_the_interpreter_bfloat16()
+    teach_the_interpreter_to_count()
     return torch.device("cpu")
 
 
@@ -62,3 +63,16 @@ def teach_the_interpreter_bfloat16() -> None:
         return plain(self, widened(a), widened(b), *args, **kwargs)
 
     InterpreterBuilder.create_dot = create_dot
+
+
+def teach_the_interpreter_to_count() -> None:
+    """Triton 3.6 makes an integer of an array of one element as numpy 2.4 no longer does; 3.7 does it rightly."""
+    from triton.runtime import interpreter
+
+    plain = interpreter._patch_lang_tensor
+
+    def patched(tensor, scope):  # type: ignore[no-untyped-def]
+        plain(tensor, scope)
+        scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
+
+    interpreter._patch_lang_tensor = patched

@@ -113,6 +113,7 @@ CASES: dict[str, Make] = {
     "SmolLM2's attention": attention(9, 3, 64, page_size=1, num_splits=4),
     "attention of 96, one KV head": attention(20, 1, 96, page_size=16, num_splits=2),
     "attention of 256": attention(8, 4, 256, page_size=16, num_splits=2),
+    "attention in fp32": attention(9, 3, 64, page_size=1, num_splits=2, dtype=torch.float32),
     "sampling": sampling(151_936, BF16, any_filtered=True),
     "sampling fp32": sampling(128_256, torch.float32, any_filtered=True),
     "sampling without filters": sampling(49_152, torch.float16, any_filtered=False),

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 Int32Array = npt.NDArray[np.int32]
+Float32Array = npt.NDArray[np.float32]
 
 MAX_SEED = 2**63 - 1
 MAX_STOP_STRINGS = 16
@@ -198,6 +199,11 @@ class Req:
     def prompt_len(self) -> int:
         """Tokens of the prompt."""
         return len(self.prompt_ids)
+
+    @property
+    def wants_prompt_logprobs(self) -> bool:
+        """Whether the prompt's log-probabilities come from this sequence: once for all choices, from the first."""
+        return self.key.choice == 0 and self.sampling.prompt_logprobs is not None
 
     @property
     def max_new_tokens(self) -> int:

@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from learnsgl.config import EngineConfig, SchedulerConfig
-from learnsgl.scheduler.executor import ExecutorInfo, Masks, Step, StepResult
+from learnsgl.core import SamplingParams
+from learnsgl.scheduler.executor import ExecutorInfo, Masks, PromptLogprobs, Step, StepResult, TokenLogprobs
 
 VOCAB_SIZE = 97
 EOS_ID = 0
@@ -44,6 +45,18 @@ def expected_output(prompt: list[int], max_new: int, *, ignore_eos: bool = False
     return output
 
 
+def fake_logprob(token: int, position: int) -> float:
+    """A log-probability that tells which token it is of, and where that stands."""
+    return -(position + token / 1024)
+
+
+def fake_logprobs(found: list[tuple[int, int]], vocab_size: int = VOCAB_SIZE) -> TokenLogprobs:
+    """Those of tokens at positions; the likeliest are the token itself and the two after it."""
+    values = np.array([fake_logprob(*one) for one in found], dtype=np.float32)
+    top_ids = np.array([[token, token + 1, token + 2] for token, _ in found], dtype=np.int32) % vocab_size
+    return TokenLogprobs(values, top_ids, values[:, None] - np.arange(3, dtype=np.float32))
+
+
 @dataclass(frozen=True)
 class FakeTicket:
     number: int
@@ -62,6 +75,7 @@ class FakeExecutor:
         self.kv = np.zeros(num_pages * page_size, dtype=np.uint64)
         self.tokens = np.full((num_rows, max_model_len + 1), -1, dtype=np.int64)
         self.tables: dict[int, list[int]] = {}
+        self.sampling: dict[int, SamplingParams] = {}
         self.steps: list[Step] = []
         self._pending: list[Step] = []
         self._sampled: set[int] = set()
@@ -85,9 +99,27 @@ class FakeExecutor:
         start = time.monotonic_ns()
         if self._step_s:
             time.sleep(self._step_s)
+        self._prompt_logprobs: list[PromptLogprobs] = []
         tokens = np.array(self._run(step), dtype=np.int32)
         end = time.monotonic_ns()
-        return StepResult(step.number, tokens, start, end, end, end)
+        rows, ends = step.rows.tolist(), (step.starts + step.lens).tolist()
+        sampled = [
+            (row, stop) for row, stop, wanted in zip(rows, ends, step.wants_token.tolist(), strict=True) if wanted
+        ]
+        places = [place for place, (row, _) in enumerate(sampled) if self.sampling[row].logprobs is not None]
+        found = [(int(tokens[place]), sampled[place][1]) for place in places]
+        logprobs = fake_logprobs(found) if places else None
+        return StepResult(
+            step.number,
+            tokens,
+            start,
+            end,
+            end,
+            end,
+            logprobs,
+            np.array(places, dtype=np.int32),
+            tuple(self._prompt_logprobs),
+        )
 
     def close(self) -> None:
         """Nothing is held."""
@@ -98,6 +130,7 @@ class FakeExecutor:
         for admission in step.admitted:
             assert admission.row not in self.tables, "the row is free"
             self.tables[admission.row] = admission.cached_pages.tolist()
+            self.sampling[admission.row] = admission.sampling
             self.tokens[admission.row] = -1
             self.tokens[admission.row, : len(admission.prompt_ids)] = admission.prompt_ids
         ends = np.cumsum(step.page_counts)
@@ -105,6 +138,12 @@ class FakeExecutor:
         for i, row in enumerate(step.rows.tolist()):
             self.tables[row] += step.new_pages[ends[i] - step.page_counts[i] : ends[i]].tolist()
             last = self._run_row(row, int(step.starts[i]), int(step.lens[i]))
+            if step.num_prompt_logits is not None and step.num_prompt_logits[i]:
+                first = int(step.starts[i]) + 1
+                stop = first + int(step.num_prompt_logits[i])
+                found = [(int(self.tokens[row, position]), position) for position in range(first, stop)]
+                assert all(token >= 0 for token, _ in found), "a log-probability of a token that isn't there yet"
+                self._prompt_logprobs.append(PromptLogprobs(row, first, fake_logprobs(found)))
             if step.wants_token[i]:
                 token = next_token(last)
                 self.tokens[row, step.starts[i] + step.lens[i]] = token

@@ -16,11 +16,10 @@ from typing import Generic, TypeVar
 import torch
 
 from learnsgl.config import EngineConfig, SchedulerConfig
-from learnsgl.core import Int32Array
 from learnsgl.engine import SHORT_WAITS
 from learnsgl.engine.device import wait_for
 from learnsgl.engine.loading import Loaded, load_model_runner
-from learnsgl.engine.model_runner import ModelRunner
+from learnsgl.engine.model_runner import ModelRunner, Sampled
 from learnsgl.errors import EngineError
 from learnsgl.scheduler.executor import ExecutorInfo, Masks, Step, StepResult, Ticket
 
@@ -48,7 +47,7 @@ class StepTicket:
 
     step: Step
     forward: Future[Timed[torch.Tensor | None]]
-    sampling: Future[Timed[Int32Array]] | None = None
+    sampling: Future[Timed[Sampled]] | None = None
 
     @property
     def number(self) -> int:
@@ -121,11 +120,14 @@ class Engine:
         self._num_collected = mine.number
         return StepResult(
             number=mine.number,
-            tokens=sampling.value,
+            tokens=sampling.value.tokens,
             forward_start_ns=forward.start_ns,
             forward_end_ns=forward.end_ns,
             sample_start_ns=sampling.start_ns,
             sample_end_ns=sampling.end_ns,
+            logprobs=sampling.value.logprobs,
+            logprob_places=sampling.value.logprob_places,
+            prompt_logprobs=sampling.value.prompt_logprobs,
         )
 
     def close(self) -> None:
@@ -144,7 +146,7 @@ class Engine:
         wait_for(self._device)  # so that the time of the forward pass is its own
         return logits
 
-    def _sample_batch(self, ticket: StepTicket, masks: Masks | None) -> Int32Array:
+    def _sample_batch(self, ticket: StepTicket, masks: Masks | None) -> Sampled:
         assert self._runner is not None
         return self._runner.sample_batch(ticket.step, ticket.forward.result().value, masks)
 

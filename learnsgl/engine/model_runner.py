@@ -6,20 +6,31 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from learnsgl.attention.backend import AttentionBackend
 from learnsgl.core import Int32Array, ReqKey, SamplingParams
+from learnsgl.engine.logprobs import normalised
 from learnsgl.engine.row_tables import RowTables
 from learnsgl.engine.sampler import apply_masks, sample
 from learnsgl.models.registry import CausalLM
-from learnsgl.scheduler.executor import Admission, Masks, Step
+from learnsgl.scheduler.executor import Admission, Masks, PromptLogprobs, Step, TokenLogprobs
 
 WARM_UP_TOKENS = 8
 
 _NOTHING = np.zeros(0, dtype=np.int32)
+
+
+class Sampled(NamedTuple):
+    """What the sampling of a step gave, on the host; the attributes are those of `StepResult`."""
+
+    tokens: Int32Array
+    logprobs: TokenLogprobs | None = None
+    logprob_places: Int32Array | None = None
+    prompt_logprobs: tuple[PromptLogprobs, ...] = ()
 
 
 @dataclass(slots=True)
@@ -31,12 +42,14 @@ class ModelRunner:
         attention: reads and writes the KV pool.
         tables: pages, tokens and sampling parameters of every row.
         max_model_len: most tokens of one row.
+        prompt_logprobs: what the last forward pass gave of prompts; the sampling of the same step takes it.
     """
 
     model: CausalLM
     attention: AttentionBackend
     tables: RowTables
     max_model_len: int
+    prompt_logprobs: tuple[PromptLogprobs, ...] = ()
 
     def forward_batch(self, step: Step) -> torch.Tensor | None:
         """Run the forward pass of one step.
@@ -48,14 +61,32 @@ class ModelRunner:
             EngineError: the step asks for positions that it has given no pages.
         """
         self.tables.apply(step)
+        self.prompt_logprobs = ()
         if not len(step.rows):
             return None
         batch = self.tables.batch(step)
         self.attention.plan(batch)
         logits = self.model.forward(batch, self.attention)
+        if step.num_prompt_logits is not None:
+            logits = self._split(step, step.num_prompt_logits, logits)
         return logits if len(logits) else None
 
-    def sample_batch(self, step: Step, logits: torch.Tensor | None, masks: Masks | None) -> Int32Array:
+    def _split(self, step: Step, num_prompt_logits: Int32Array, logits: torch.Tensor) -> torch.Tensor:
+        """Take the prompts' log-probabilities off a step's logits; returns those from which tokens are sampled."""
+        ends = np.cumsum(num_prompt_logits + step.wants_token)
+        found = []
+        for run in np.flatnonzero(num_prompt_logits).tolist():
+            row, start, num = int(step.rows[run]), int(step.starts[run]), int(num_prompt_logits[run])
+            first = int(ends[run] - step.wants_token[run]) - num
+            tokens = self.tables.tokens_at(row, start + 1, start + 1 + num)
+            with_top = self.tables.wants_top(step.rows[run : run + 1])
+            values = normalised(logits[first : first + num]).of(tokens, with_top=with_top)
+            found.append(PromptLogprobs(row, start + 1, values))
+        self.prompt_logprobs = tuple(found)
+        sampled = torch.from_numpy(ends[step.wants_token.astype(bool)] - 1)
+        return logits.index_select(0, sampled.to(logits.device))
+
+    def sample_batch(self, step: Step, logits: torch.Tensor | None, masks: Masks | None) -> Sampled:
         """Choose the tokens of one step, and write them to the token pool.
 
         Args:
@@ -63,23 +94,27 @@ class ModelRunner:
             logits: what `forward_batch` gave for it.
             masks: tokens that constrained rows may take.
 
-        Returns:
-            int32 [number of wanted tokens], on the host.
-
         Raises:
             EngineError: the logits of a row allow no token.
         """
         if logits is None:
-            return _NOTHING
+            return Sampled(_NOTHING, prompt_logprobs=self.prompt_logprobs)
         wanted = step.wants_token.astype(bool)
         rows = step.rows[wanted]
         positions = (step.starts + step.lens)[wanted].astype(np.int64)  # where the tokens go: after their run
+        places = self.tables.logprob_places(rows)
+        index = torch.from_numpy(places.astype(np.int64)).to(logits.device)
+        before = normalised(logits.index_select(0, index)) if len(places) else None
         logits = self.tables.changed_logits(logits, rows, positions)
         if masks is not None:
             logits = apply_masks(logits, rows, masks)
         tokens = sample(logits, self.tables.sampling(rows, positions))
         self.tables.write_tokens(rows, positions, tokens)
-        return tokens.cpu().numpy().astype(np.int32)
+        ids = tokens.cpu().numpy().astype(np.int32)
+        if before is None:
+            return Sampled(ids, prompt_logprobs=self.prompt_logprobs)
+        logprobs = before.of(tokens.index_select(0, index), with_top=self.tables.wants_top(rows[places]))
+        return Sampled(ids, logprobs, places, self.prompt_logprobs)
 
     def warm_up(self) -> None:
         """Run a short prompt and a decode step in row 0, so that the first request doesn't pay for what is lazy."""

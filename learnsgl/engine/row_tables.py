@@ -57,6 +57,8 @@ class RowTables:
         self._top_k = np.full(num_rows, vocab_size, dtype=np.int64)
         self._top_p = np.ones(num_rows, dtype=np.float32)
         self._min_p = np.zeros(num_rows, dtype=np.float32)
+        self._wants_logprobs = np.zeros(num_rows, dtype=np.bool_)
+        self._wants_top = np.zeros(num_rows, dtype=np.bool_)
         self._greedy = np.ones(num_rows, dtype=np.bool_)
         self._seeds = np.zeros(num_rows, dtype=np.uint64)
         self._rules = LogitRules(num_rows=num_rows, eos_ids=eos_ids, token_pool=self.token_pool)
@@ -95,8 +97,11 @@ class RowTables:
         offsets = np.arange(int(lens.sum())) - np.repeat(first_tokens, lens)  # of each token within its run
         token_rows = self._to_device(np.repeat(step.rows.astype(np.int64), lens))
         positions = self._to_device(np.repeat(step.starts.astype(np.int64), lens) + offsets)
-        last_tokens = (first_tokens + lens - 1)[step.wants_token.astype(bool)]
-        everything = len(last_tokens) == len(offsets)
+        wanted = (first_tokens + lens - 1)[step.wants_token.astype(bool)]
+        if step.num_prompt_logits is not None:
+            of_prompts = np.flatnonzero(offsets < np.repeat(step.num_prompt_logits, lens))
+            wanted = np.union1d(wanted, of_prompts)
+        everything = len(wanted) == len(offsets)
         return ForwardBatch(
             rows=step.rows,
             starts=step.starts,
@@ -105,7 +110,7 @@ class RowTables:
             token_rows=token_rows,
             positions=positions,
             input_ids=self.token_pool[token_rows, positions].long(),
-            logit_indices=None if everything else self._to_device(last_tokens),
+            logit_indices=None if everything else self._to_device(wanted),
         )
 
     def sampling(self, rows: Int32Array, positions: Int64Array) -> SamplingBatch:
@@ -118,6 +123,18 @@ class RowTables:
             greedy=self._greedy[rows],
             uniforms=uniforms(self._seeds[rows], positions),
         )
+
+    def logprob_places(self, rows: Int32Array) -> Int32Array:
+        """Which of `rows` [n] want the log-probabilities of their tokens: int32 [m]."""
+        return np.flatnonzero(self._wants_logprobs[rows]).astype(np.int32)
+
+    def wants_top(self, rows: Int32Array) -> bool:
+        """Whether any of `rows` wants the likeliest tokens beside its own."""
+        return bool(self._wants_top[rows].any())
+
+    def tokens_at(self, row: int, start: int, stop: int) -> torch.Tensor:
+        """The tokens of a row at positions `start` up to `stop`: int64, device."""
+        return self.token_pool[row, start:stop].long()
 
     def changed_logits(self, logits: torch.Tensor, rows: Int32Array, positions: Int64Array) -> torch.Tensor:
         """Logits [n, V] with the bias, the penalties and the bans of `rows`, for tokens at `positions`; both [n]."""
@@ -139,6 +156,8 @@ class RowTables:
         self._min_p[row] = sampling.min_p
         self._greedy[row] = sampling.is_greedy
         self._seeds[row] = row_seed(self._seed, admission)
+        self._wants_logprobs[row] = sampling.logprobs is not None
+        self._wants_top[row] = bool(sampling.logprobs or sampling.prompt_logprobs)
         self._rules.admit(admission)
 
     def _append_pages(self, rows: Int32Array, counts: Int32Array, pages: Int32Array) -> None:

@@ -14,7 +14,15 @@ import msgspec
 import numpy as np
 
 from learnsgl.errors import MessageError
-from learnsgl.message.types import AbortMsg, DetokenizeMsg, Message, TokenizeMsg, UserMsg, UserReply
+from learnsgl.message.types import (
+    AbortMsg,
+    DetokenizeMsg,
+    LogprobsMsg,
+    Message,
+    TokenizeMsg,
+    UserMsg,
+    UserReply,
+)
 
 MAX_MESSAGE_BYTES = 64 << 20
 """Longest payload of one ZMQ message; a request's body is limited to much less, see `server/openai.py`."""
@@ -113,6 +121,19 @@ def _check_arrays(message: Message) -> None:
             raise MessageError(
                 f"arrays of step {message.step} don't fit together: {len(message.uids)}, {lengths} bytes"
             )
+        if message.logprobs is not None:
+            _check_logprobs(message.logprobs, len(message.logprobs.places), n)
+        for part in message.prompt_logprobs:
+            _check_logprobs(part.values, len(part.values.logprobs), 0)
+
+
+def _check_logprobs(values: LogprobsMsg, num_bytes: int, num_tokens: int) -> None:
+    m, rest = divmod(num_bytes, 4)
+    lengths = [len(values.logprobs), len(values.top_ids), len(values.top_logprobs)]
+    places = np.frombuffer(values.places, "<i4") if not len(values.places) % 4 else np.array([-1])
+    fits = not rest and values.num_top >= 0 and lengths == [4 * m, 4 * m * values.num_top, 4 * m * values.num_top]
+    if not fits or ((places < 0) | (places >= num_tokens)).any():
+        raise MessageError(f"log-probabilities of {m} tokens with {values.num_top} others don't fit: {lengths} bytes")
 
 
 def kinds_of(messages: Sequence[Message]) -> str:

@@ -58,12 +58,10 @@ class Accepted(msgspec.Struct, omit_defaults=True):
     uid: int
     choice: int
     num_prompt_tokens: int
-    stop: tuple[str, ...] = ()
-    """The request's stop strings, for the detokenizer."""
+    sampling: SamplingParams
+    """The detokenizer reads its stop strings, and which log-probabilities are wanted."""
     prompt_ids: bytes = b""
-    """int32 [num_prompt_tokens] for the first choice, where the prompt's text is wanted."""
-    min_tokens: int = 0
-    """Tokens after which a stop string counts."""
+    """int32 [num_prompt_tokens] for the first choice, where the prompt's text or its log-probabilities are wanted."""
 
 
 class ErrorInfo(msgspec.Struct, omit_defaults=True):
@@ -90,6 +88,28 @@ class Ending(msgspec.Struct, omit_defaults=True):
     """With `STOP`: the token or the stop string that ended it."""
 
 
+class LogprobsMsg(msgspec.Struct, omit_defaults=True):
+    """Log-probabilities of m tokens, and the likeliest tokens at their places, as `executor.TokenLogprobs` has them."""
+
+    logprobs: bytes
+    """float32 [m]."""
+    num_top: int
+    top_ids: bytes
+    """int32 [m, num_top]."""
+    top_logprobs: bytes
+    """float32 [m, num_top]."""
+    places: bytes = b""
+    """int32 [m], with the tokens of a step: which of them these are."""
+
+
+class PromptLogprobsMsg(msgspec.Struct):
+    """Those of the next run of a prompt's tokens; the first run begins at the prompt's second token."""
+
+    uid: int
+    choice: int
+    values: LogprobsMsg
+
+
 class DetokenizeMsg(msgspec.Struct, tag="DetokenizeMsg", tag_field="type", omit_defaults=True):
     """Scheduler to detokenizer: what one step gave, for all requests at once. `accepted` apply first, `endings` last.
 
@@ -108,6 +128,34 @@ class DetokenizeMsg(msgspec.Struct, tag="DetokenizeMsg", tag_field="type", omit_
     hidden: bytes = b""
     """uint8 [n]; 1 for a token that ended its request, which gives no text. Empty: none is hidden."""
     endings: list[Ending] = []
+    logprobs: LogprobsMsg | None = None
+    """Of those of `token_ids` whose requests ask for it."""
+    prompt_logprobs: list[PromptLogprobsMsg] = []
+
+
+class TopLogprob(msgspec.Struct, array_like=True, frozen=True):
+    """One of the likeliest tokens at a place."""
+
+    token_id: int
+    token: bytes
+    """Its text in UTF-8; a part of a character where the token is one."""
+    logprob: float
+
+
+class TokenLogprob(msgspec.Struct, array_like=True, frozen=True):
+    """A token of a prompt or of an answer, with its log-probability."""
+
+    token_id: int
+    token: bytes
+    """As in `TopLogprob`; a special token as it is written."""
+    logprob: float | None
+    """`None` for a prompt's first token, which nothing predicts."""
+    offset: int
+    """Characters of the prompt's or the answer's text before it."""
+    top: tuple[TopLogprob, ...]
+    """As many of the likeliest tokens as were asked for."""
+    hidden: bool = False
+    """The token ended the answer, and gives no text."""
 
 
 class Delta(msgspec.Struct, omit_defaults=True):
@@ -122,6 +170,10 @@ class Delta(msgspec.Struct, omit_defaults=True):
     """Generated tokens that this delta brings (their text may still be held back)."""
     prompt_text: str | None = None
     """The prompt's text, where it was asked for; with the acceptance of the first choice."""
+    logprobs: list[TokenLogprob] = []
+    """Of the generated tokens that this delta brings, where they were asked for."""
+    prompt_logprobs: list[TokenLogprob] = []
+    """Of all of the prompt's tokens, once, for the first choice."""
     ending: Ending | None = None
 
 

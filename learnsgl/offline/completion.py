@@ -10,6 +10,7 @@ from typing import Any
 
 from learnsgl.core import FinishReason
 from learnsgl.errors import RequestError
+from learnsgl.message.types import TokenLogprob
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,8 @@ class Completion:
         timing: when it came.
         error: why there is no (whole) answer; `None` where all went well.
         choice: which of the prompt's `n` answers this is.
+        logprobs: the log-probabilities of `token_ids`, where `SamplingParams.logprobs` asked for them.
+        prompt_logprobs: those of the prompt's tokens, likewise; with the first choice.
     """
 
     index: int
@@ -65,6 +68,8 @@ class Completion:
     timing: Timing
     error: RequestError | None = None
     choice: int = 0
+    logprobs: list[TokenLogprob] | None = None
+    prompt_logprobs: list[TokenLogprob] | None = None
 
     def raise_for_error(self) -> Completion:
         """The completion itself.

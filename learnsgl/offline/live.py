@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from learnsgl.core import FinishReason, ReqKey
 from learnsgl.errors import RequestError
-from learnsgl.message.types import Delta, Ending
+from learnsgl.message.types import Delta, Ending, TokenLogprob
 from learnsgl.offline.completion import Completion, Timing
 
 
@@ -43,6 +43,8 @@ class LiveCompletion:
     _last_token_ns: int | None = None
     _ended_ns: int = 0
     _ending: Ending | None = None
+    _logprobs: list[TokenLogprob] = field(default_factory=list)
+    _prompt_logprobs: list[TokenLogprob] = field(default_factory=list)
     _num_texts_taken: int = 0
     _num_tokens_taken: int = 0
 
@@ -67,6 +69,8 @@ class LiveCompletion:
             self.call.num_tokens += delta.num_tokens
             self._first_token_ns = self._first_token_ns or now_ns
             self._last_token_ns = now_ns
+        self._logprobs += delta.logprobs
+        self._prompt_logprobs += delta.prompt_logprobs
         if delta.text:
             self._texts.append(delta.text)
         if delta.ending is not None:
@@ -100,6 +104,8 @@ class LiveCompletion:
             num_generated_tokens=self._num_tokens,
             timing=Timing.between(*moments, self._num_tokens),
             error=error,
+            logprobs=self._logprobs or None,
+            prompt_logprobs=self._prompt_logprobs or None,
         )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from learnsgl.core import Int32Array, ReqKey, SamplingParams
+from learnsgl.core import Float32Array, Int32Array, ReqKey, SamplingParams
 
 ENGINE_FACTORY = "learnsgl.engine.engine:create_engine"
 """Makes the real executor (`module:function`): a name, so that who starts a server need not import torch."""
@@ -78,6 +78,8 @@ class Step:
         page_counts: int32 [n]; how many pages each row is given, appended to its page table.
         new_pages: int32 [sum(page_counts)]; those pages, row after row.
         released_rows: int32 [m]; rows given back since the last step. They are free before `admitted` applies.
+        num_prompt_logits: int32 [n]; of how many of each run's first positions the log-probability of the prompt's
+            next token is wanted. `None`: of none, in the whole step.
     """
 
     number: int
@@ -89,11 +91,42 @@ class Step:
     page_counts: Int32Array
     new_pages: Int32Array
     released_rows: Int32Array
+    num_prompt_logits: Int32Array | None = None
 
     @property
     def num_tokens(self) -> int:
         """Tokens that go through the model in this step."""
         return int(self.lens.sum())
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprobs:
+    """Natural logarithms of the probabilities of m tokens, and the likeliest tokens at their places.
+
+    Attributes:
+        logprobs: float32 [m].
+        top_ids: int32 [m, k]; the likeliest first. At least as many as any of their requests asks for.
+        top_logprobs: float32 [m, k].
+    """
+
+    logprobs: Float32Array
+    top_ids: Int32Array
+    top_logprobs: Float32Array
+
+
+@dataclass(frozen=True, slots=True)
+class PromptLogprobs:
+    """The log-probabilities of a run of a prompt's tokens.
+
+    Attributes:
+        row: the request's table row.
+        start: position of the first of these tokens, at least 1.
+        values: one for each token.
+    """
+
+    row: int
+    start: int
+    values: TokenLogprobs
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +136,9 @@ class StepResult:
     Attributes:
         number: the step's number.
         tokens: int32 [number of rows with wants_token]; in the order of the step's rows.
+        logprobs: of those of these tokens whose requests ask for it.
+        logprob_places: int32 [m]; which of `tokens` these are, ascending.
+        prompt_logprobs: what `num_prompt_logits` asked for, one for each run with any.
         forward_start_ns, forward_end_ns: when the device worked on the forward pass, on the host's clock.
         sample_start_ns, sample_end_ns: likewise for the sampling.
     """
@@ -113,6 +149,9 @@ class StepResult:
     forward_end_ns: int
     sample_start_ns: int
     sample_end_ns: int
+    logprobs: TokenLogprobs | None = None
+    logprob_places: Int32Array | None = None
+    prompt_logprobs: tuple[PromptLogprobs, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,8 @@ from learnsgl.scheduler.executor import Admission
 from learnsgl.scheduler.running import RunningReqs
 from learnsgl.trace.journal import Journal
 
+MAX_LOGPROB_TOKENS = 128
+"""Most prompt tokens of a step that each want their logits, which are as long as the vocabulary."""
 MAX_PASSED_OVER = 32
 """Requests that may be passed over in one step because they wait for a shared prefix; more would cost the step."""
 
@@ -74,6 +76,8 @@ class PrefillManager:
         self._journal = journal
         self._prefix_wait_tokens = prefix_wait_tokens
         self.queue: dict[ReqKey, Req] = {}
+        self._num_logprob_tokens = 0
+        """Tokens of the step's runs of which each wants its logits."""
 
     def schedule(self, step: int, budget: int) -> tuple[list[Run], Admitted]:
         """Prompt tokens for one step.
@@ -85,6 +89,7 @@ class PrefillManager:
         Returns:
             A run for each prompt that goes on or begins, and the requests that were admitted for it.
         """
+        self._num_logprob_tokens = 0
         runs = self._continue_chunks(budget)
         budget -= sum(run.length for run in runs)
         admitted = Admitted()
@@ -95,7 +100,7 @@ class PrefillManager:
             if waiting is not None and waiting.uid == req.key.uid:  # the prompt is the same, and so is the reason
                 self._block(step, req, waiting.match, "prefix", num_waiting - 1 - place, waiting.other_uid)
                 continue
-            match = self._cache.find(req.prompt_ids[:-1])  # at least one token must be computed, for its logits
+            match = self._find(req)
             other_uid = self._computes_shared_prefix(req, match)
             reason = "prefix" if other_uid is not None else self._obstacle(req, match, budget)
             if reason is not None:
@@ -107,8 +112,9 @@ class PrefillManager:
                 break
             row = self._admit(req, match, admitted)
             start = len(admitted.pages[-1]) * self._table.page_size
-            length = min(req.prompt_len - start, budget)
+            length = min(req.prompt_len - start, budget, self._longest_run(req))
             runs.append(Run(row, start, length))
+            self._num_logprob_tokens += length if req.wants_prompt_logprobs else 0
             budget -= length
         self._trace_admissions(step, admitted)
         return runs, admitted
@@ -116,6 +122,10 @@ class PrefillManager:
     def _candidates(self) -> list[Req]:
         """The head of the queue, as far as one step can look at it."""
         return list(islice(self.queue.values(), self._table.num_free_rows + MAX_PASSED_OVER + MAX_CHOICES))
+
+    def _longest_run(self, req: Req) -> int:
+        """Most prompt tokens of a request that the step can take now, whatever its budget."""
+        return MAX_LOGPROB_TOKENS - self._num_logprob_tokens if req.wants_prompt_logprobs else req.prompt_len
 
     def _remaining(self, row: int) -> int:
         """Prompt tokens of a row that no step has yet."""
@@ -129,18 +139,27 @@ class PrefillManager:
         for row in sorted(rows, key=lambda row: self._table.req(row).order):
             if budget == 0:
                 break
-            length = min(self._remaining(row), budget)
+            length = min(self._remaining(row), budget, self._longest_run(self._table.req(row)))
+            if length == 0:
+                continue
             runs.append(Run(row, int(self._table.scheduled_len[row]), length))
+            self._num_logprob_tokens += length if self._table.wants_prompt_logprobs[row] else 0
             budget -= length
         return runs
 
     # ------------------------------------------------------------ admission
 
+    def _find(self, req: Req) -> PrefixMatch:
+        """What the cache has of a prompt that the request can use."""
+        # At least one token must be computed, for its logits; and every one where each wants its log-probability.
+        num_usable = 0 if req.wants_prompt_logprobs else req.prompt_len - 1
+        return self._cache.find(req.prompt_ids[:num_usable])
+
     def _obstacle(self, req: Req, match: PrefixMatch, budget: int) -> str | None:
         """Why the request can't be admitted now, or `None`."""
         if self._table.num_free_rows == 0:
             return "rows"
-        if budget == 0:
+        if budget == 0 or self._longest_run(req) == 0:
             return "budget"
         if self._running.pages_to_end(req) - match.num_pages > self._running.num_usable(match):
             return "pages"
@@ -151,7 +170,7 @@ class PrefillManager:
 
         Choices of one request wait for their common prompt whatever it saves, others only where it saves enough.
         """
-        if not self._cache.shares:
+        if not self._cache.shares or req.wants_prompt_logprobs:
             return None
         table = self._table
         computing = (table.committed_len < table.prompt_len) & ~table.is_in(Stage.FINISHED)

@@ -27,6 +27,7 @@ from learnsgl.kvcache.base import PrefixCache
 from learnsgl.kvcache.naive import NaiveCache
 from learnsgl.kvcache.radix import RadixCache
 from learnsgl.message.types import AbortMsg, Accepted, DetokenizeMsg, Ending, ErrorInfo, UserMsg
+from learnsgl.scheduler import replies
 from learnsgl.scheduler.decode import decodable_rows
 from learnsgl.scheduler.executor import Executor, Step, StepResult, Ticket
 from learnsgl.scheduler.intake import check_request
@@ -131,8 +132,9 @@ class Scheduler:
             self._num_arrived += 1
             self.prefill.queue[key] = req
             self.journal.queued(key, req.order, req.prompt_len, limit_len, digest)
-            prompt_ids = message.input_ids if message.wants_prompt and key.choice == 0 else b""
-            self._outbox.accepted.append(Accepted(*key, req.prompt_len, sampling.stop, prompt_ids, sampling.min_tokens))
+            is_wanted = req.wants_prompt_logprobs or (message.wants_prompt and key.choice == 0)
+            prompt_ids = message.input_ids if is_wanted else b""
+            self._outbox.accepted.append(Accepted(*key, req.prompt_len, sampling, prompt_ids))
 
     def _refuse(self, keys: Sequence[ReqKey], prompt_len: int, error: RequestError) -> None:
         info = ErrorInfo(str(error), error.status, error.code, error.param)
@@ -199,7 +201,8 @@ class Scheduler:
 
     @property
     def _has_reply(self) -> bool:
-        return bool(self._outbox.uids or self._outbox.accepted or self._outbox.endings)
+        outbox = self._outbox
+        return bool(outbox.uids or outbox.accepted or outbox.endings or outbox.prompt_logprobs)
 
     def _take_reply(self) -> DetokenizeMsg | None:
         if not self._has_reply:
@@ -246,6 +249,7 @@ class Scheduler:
         step = Step(
             self.step_number, admitted.for_executor(), _int32(rows), _int32(starts), _int32(lens), _int32(prompt_done),
             _int32(counts), pages, _int32(self.running.released_rows),
+            table.num_prompt_logits(rows, starts, stops) if prompts else None,
         )  # fmt: skip
         self.running.released_rows = []
         ticket = self._executor.submit(step)
@@ -286,6 +290,8 @@ class Scheduler:
         self._outbox.choices = as_bytes(step.choices[kept], "i4")
         self._outbox.token_ids = as_bytes(tokens, "i4")
         self._outbox.hidden = is_end.astype(np.uint8).tobytes() if is_end.any() else b""
+        self._outbox.logprobs = replies.of_tokens(result, kept[step.wants_token])
+        self._outbox.prompt_logprobs = replies.of_prompts(result, table)
         self.running.remember_prompts(rows[: step.num_prefill])
         ended = is_end | (positions + 1 >= table.limit_len[got])
         reasons = [FinishReason.STOP if end else FinishReason.LENGTH for end in is_end[ended]]

@@ -30,6 +30,7 @@ class ReqTable:
         page_table: int32 [num_rows, pages of the longest request]; only the first `NUM_PAGES` entries of a row count.
         token_ids: int32 [num_rows, max_model_len]; prompt and committed output of each row.
         ignore_eos, has_stop_ids: bool [num_rows]; what the row's request wants of its end.
+        wants_prompt_logprobs: bool [num_rows]; whether it wants its prompt's log-probabilities.
         num_with_stop_ids: requests with stop tokens of their own.
         reqs: the request in each row.
     """
@@ -50,6 +51,7 @@ class ReqTable:
         self.ignore_eos: BoolArray = np.zeros(num_rows, dtype=np.bool_)
         self.has_stop_ids: BoolArray = np.zeros(num_rows, dtype=np.bool_)
         self.num_with_stop_ids = 0
+        self.wants_prompt_logprobs: BoolArray = np.zeros(num_rows, dtype=np.bool_)
         self.reqs: list[Req | None] = [None] * num_rows
         self._free_rows = list(range(num_rows))  # a heap: the lowest free row is given first
 
@@ -93,6 +95,7 @@ class ReqTable:
         self.ignore_eos[row] = req.sampling.ignore_eos
         self.has_stop_ids[row] = bool(req.sampling.stop_token_ids)
         self.num_with_stop_ids += bool(req.sampling.stop_token_ids)
+        self.wants_prompt_logprobs[row] = req.wants_prompt_logprobs
         self.reqs[row] = req
         req.row = row
         return row
@@ -149,6 +152,19 @@ class ReqTable:
             for place in np.flatnonzero(self.has_stop_ids[rows]).tolist():
                 ends[place] |= int(tokens[place]) in self.req(int(rows[place])).sampling.stop_token_ids
         return ends
+
+    def num_prompt_logits(self, rows: Int64Array, starts: Int64Array, stops: Int64Array) -> Int32Array | None:
+        """Of how many first positions of runs the next prompt token's log-probability is wanted; all int64 [n].
+
+        Returns:
+            `None` where no run wants any.
+        """
+        wanted = self.wants_prompt_logprobs[rows]
+        if not wanted.any():
+            return None
+        numbers: Int32Array = np.maximum(np.minimum(stops, self.prompt_len[rows] - 1) - starts, 0).astype(np.int32)
+        numbers[~wanted] = 0
+        return numbers if numbers.any() else None
 
     def used_rows(self) -> Int64Array:
         """Rows in use, ascending."""

@@ -12,7 +12,9 @@ from typing import Any
 import msgspec
 
 from learnsgl.message.types import Ending
-from learnsgl.server.live import LiveRequest, Piece
+from learnsgl.server.live import LiveRequest
+from learnsgl.server.live_choice import Piece
+from learnsgl.server.logprobs import chat_logprobs, completion_logprobs
 from learnsgl.server.sse import Chunk, sse
 
 _encode = msgspec.json.Encoder().encode
@@ -53,7 +55,7 @@ class ChatAnswer:
 
     def content(self, piece: Piece) -> Chunk:
         """A chunk with new text."""
-        return self._chunk(piece.index, {"content": piece.text}, None)
+        return self._chunk(piece.index, {"content": piece.text}, None, self._logprobs(piece))
 
     def closing(self, index: int, ending: Ending) -> Chunk:
         """The chunk that says why a choice ended."""
@@ -72,7 +74,7 @@ class ChatAnswer:
             {
                 "index": piece.index,
                 "message": {"role": "assistant", "content": piece.text, "refusal": None},
-                "logprobs": None,
+                "logprobs": self._logprobs(piece),
                 **_end_of(piece.ending),
             }
             for piece in pieces
@@ -80,8 +82,14 @@ class ChatAnswer:
         body = {"object": "chat.completion", "choices": choices, "usage": usage_of(self._live)}
         return _encode(self._head | body)
 
-    def _chunk(self, index: int, delta: dict[str, str], ending: Ending | None) -> Chunk:
-        choice = {"index": index, "delta": delta, "logprobs": None, **_end_of(ending)}
+    def _logprobs(self, piece: Piece) -> dict[str, Any] | None:
+        wanted = self._live.choices[piece.index].prompt.sampling.logprobs is not None
+        return chat_logprobs(piece.logprobs) if wanted else None
+
+    def _chunk(
+        self, index: int, delta: dict[str, str], ending: Ending | None, logprobs: dict[str, Any] | None = None
+    ) -> Chunk:
+        choice = {"index": index, "delta": delta, "logprobs": logprobs, **_end_of(ending)}
         body: dict[str, Any] = self._head | {"object": "chat.completion.chunk", "choices": [choice]}
         if self._include_usage:
             body["usage"] = None
@@ -116,7 +124,10 @@ class CompletionAnswer:
         return _encode(self._head | {"choices": choices, "usage": usage_of(self._live)})
 
     def _choice(self, piece: Piece, ending: Ending | None) -> dict[str, Any]:
-        return {"index": piece.index, "text": piece.text, "logprobs": None, **_end_of(ending)}
+        wanted = self._live.choices[piece.index].prompt.sampling.logprobs is not None
+        # the chunk that says why it ended has neither text nor tokens
+        logprobs = completion_logprobs(piece.logprobs) if wanted and (piece.logprobs or piece.text) else None
+        return {"index": piece.index, "text": piece.text, "logprobs": logprobs, **_end_of(ending)}
 
     def _chunk(self, piece: Piece, ending: Ending | None) -> Chunk:
         body: dict[str, Any] = self._head | {"choices": [self._choice(piece, ending)]}

@@ -19,7 +19,8 @@ from learnsgl.errors import RequestError
 from learnsgl.server.answers import ChatAnswer, CompletionAnswer
 from learnsgl.server.generate_answer import GenerateAnswer
 from learnsgl.server.http_errors import CLIENT_GONE_STATUS, add_error_handlers, error_body, error_response, route_of
-from learnsgl.server.live import LiveRequest, Piece, RequestFailed
+from learnsgl.server.live import LiveRequest, RequestFailed
+from learnsgl.server.live_choice import Piece
 from learnsgl.server.new_request import NewRequest
 from learnsgl.server.parse import check_model, parse_chat, parse_completion
 from learnsgl.server.parse_generate import parse_generate
@@ -91,19 +92,21 @@ class Routes:
     async def chat_completions(self, request: Request) -> Response:
         """`POST /v1/chat/completions`."""
         live = self._submit(request, parse_chat(await read_body(request), self._model.name))
-        form = ChatAnswer(live, self._id(live), _now_s(), self._model.name)
+        form = ChatAnswer(live, self._id(live.uid), _now_s(), self._model.name)
         return await self._answer(request, live, form.whole, stream_chat_completions(live, form))
 
     async def completions(self, request: Request) -> Response:
         """`POST /v1/completions`."""
         live = self._submit(request, parse_completion(await read_body(request), self._model.name))
-        form = CompletionAnswer(live, self._id(live), _now_s(), self._model.name)
+        form = CompletionAnswer(live, self._id(live.uid), _now_s(), self._model.name)
         return await self._answer(request, live, form.whole, stream_completions(live, form))
 
     async def generate(self, request: Request) -> Response:
         """`POST /generate`."""
         live = self._submit(request, parse_generate(await read_body(request)))
-        form = GenerateAnswer(live, self._id(live))
+        options = live.request.generate
+        assert options is not None, "parse_generate sets them"
+        form = GenerateAnswer(live, options, options.ids or [self._id(uid) for uid in live.uids])
         return await self._answer(request, live, form.whole, stream_generate(live, form))
 
     async def models(self, request: Request) -> Response:
@@ -124,8 +127,8 @@ class Routes:
     def _submit(self, request: Request, new: NewRequest) -> LiveRequest:
         return self._hub.submit(new, route_of(request))
 
-    def _id(self, live: LiveRequest) -> str:
-        return f"{self._run_id}-{live.uid}"
+    def _id(self, uid: int) -> str:
+        return f"{self._run_id}-{uid}"
 
     async def _answer(
         self, request: Request, live: LiveRequest, whole: Callable[[Sequence[Piece]], bytes],

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field
 
 from learnsgl.core import ReqKey
-from learnsgl.message.types import Delta, Ending, ErrorInfo
-from learnsgl.server.new_request import NewPrompt, NewRequest
+from learnsgl.message.types import Delta, ErrorInfo
+from learnsgl.server.live_choice import LiveChoice, LivePrompt, Piece, joined
+from learnsgl.server.new_request import NewRequest
 
 
 class RequestFailed(Exception):
@@ -26,63 +26,6 @@ class RequestFailed(Exception):
         self.info = info
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """What is new of one choice, or all of it.
-
-    Attributes:
-        index: the choice's number in the answer.
-        text: its text.
-        ending: why it ended, once it has.
-    """
-
-    index: int
-    text: str
-    ending: Ending | None = None
-
-
-@dataclass(slots=True, eq=False)
-class LiveChoice:
-    """One answer to one prompt, as far as it has come.
-
-    Attributes:
-        key: what names it in messages and in the trace.
-        index: its number in the HTTP answer.
-        prompt: what it answers.
-        accepted: whether the scheduler has queued it.
-        ending: why it ended, once it has.
-    """
-
-    key: ReqKey
-    index: int
-    prompt: NewPrompt
-    accepted: bool = False
-    ending: Ending | None = None
-    _texts: list[str] = field(default_factory=list)
-    _is_told: bool = False
-
-    def add(self, delta: Delta) -> None:
-        """Take what a worker gave."""
-        self.accepted = self.accepted or delta.accepted
-        if delta.text:
-            self._texts.append(delta.text)
-        if delta.ending is not None:
-            self.ending = delta.ending
-
-    def begin_with(self, text: str) -> None:
-        """Put text ahead of what has come."""
-        self._texts.insert(0, text)
-
-    def take(self) -> Piece | None:
-        """What is new since the last time; `None` where nothing is."""
-        if self._is_told or not (self._texts or self.ending):
-            return None
-        text = "".join(self._texts)
-        self._texts.clear()
-        self._is_told = self.ending is not None
-        return Piece(self.index, text, self.ending)
-
-
 class LiveRequest:
     """One HTTP request: each of its prompts has an id, and each choice of a prompt an answer.
 
@@ -92,6 +35,7 @@ class LiveRequest:
     Attributes:
         request: what the client asked for.
         uids: the ids of its prompts, in their order.
+        prompts: what is known of each prompt, by its id.
         choices: all choices, in the order of the answer.
         connection_closed: whether the connection to the client is closed.
         client_gone: whether the client went away before its ending, which is still to come.
@@ -101,17 +45,19 @@ class LiveRequest:
     def __init__(self, first_uid: int, request: NewRequest) -> None:
         self.request = request
         self.uids = range(first_uid, first_uid + len(request.prompts))
+        self.prompts = {
+            uid: LivePrompt(prompt.text, awaits_logprobs=prompt.sampling.prompt_logprobs is not None)
+            for uid, prompt in zip(self.uids, request.prompts, strict=True)
+        }
         self.choices: list[LiveChoice] = []
         for uid, prompt in zip(self.uids, request.prompts, strict=True):
             for choice in range(prompt.sampling.n):
-                self.choices.append(LiveChoice(ReqKey(uid, choice), len(self.choices), prompt))
+                every_token = request.generate is not None
+                self.choices.append(LiveChoice(ReqKey(uid, choice), len(self.choices), prompt, every_token))
         self._by_key = {choice.key: choice for choice in self.choices}
         self.connection_closed = False
         self.client_gone = False
         self.failure: ErrorInfo | None = None
-        self._prompt_texts = {
-            uid: prompt.text for uid, prompt in zip(self.uids, request.prompts, strict=True) if prompt.text is not None
-        }
         self._changed: dict[int, None] = {}
         """Choices with something new, by index."""
         self._num_waiting = len(self.choices)
@@ -134,15 +80,13 @@ class LiveRequest:
 
     def add(self, choice: LiveChoice, delta: Delta) -> None:
         """Take what a worker gave for a choice."""
-        if delta.prompt_text is not None:
-            self._prompt_texts[delta.uid] = delta.prompt_text
         waited = not choice.accepted and choice.ending is None
         choice.add(delta)
-        if waited and (choice.accepted or choice.ending is not None):
-            self._num_waiting -= 1
-            if self.request.echo:
-                choice.begin_with(self._prompt_texts.get(delta.uid, ""))
+        self._num_waiting -= waited and (choice.accepted or choice.ending is not None)
         self._changed[choice.index] = None
+        if self.prompts[delta.uid].add(delta):
+            siblings = (other.index for other in self.choices if other.key.uid == delta.uid)
+            self._changed.update(dict.fromkeys(siblings))
         self._news.set()
 
     def fail(self, info: ErrorInfo) -> None:
@@ -174,16 +118,18 @@ class LiveRequest:
                 await self._next_news()
             index = next(iter(self._changed))
             del self._changed[index]
-            piece = self.choices[index].take()
+            choice = self.choices[index]
+            if self.request.echo and not choice.begin(self.prompts[choice.key.uid]):
+                continue
+            piece = choice.take()
             if piece is None:
                 continue
             if piece.ending is not None and (piece.ending.error is not None or self.failure is not None):
                 if piece.text:
-                    yield Piece(index, piece.text)
+                    yield Piece(index, piece.text, None, piece.logprobs)
                 self._raise_failure()
             num_left -= piece.ending is not None
-            if piece.text or piece.ending is not None:
-                yield piece
+            yield piece
 
     async def whole(self) -> Sequence[Piece]:
         """All choices, once they are there.
@@ -203,8 +149,3 @@ class LiveRequest:
     async def _next_news(self) -> None:
         self._news.clear()
         await self._news.wait()
-
-
-def joined(parts: Sequence[Piece]) -> Piece:
-    """The pieces of one choice as one."""
-    return Piece(parts[0].index, "".join(part.text for part in parts), parts[-1].ending)

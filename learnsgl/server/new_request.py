@@ -34,6 +34,23 @@ class NewPrompt:
 
 
 @dataclass(frozen=True, slots=True)
+class GenerateOptions:
+    """What only SGLang's `/generate` has.
+
+    Attributes:
+        is_list: whether the answer is a list, also of one.
+        ids: what the client calls its prompts; `None`: the server's own ids.
+        starts: from which token on each prompt's log-probabilities are wanted; `None`: not at all.
+        with_text: whether tokens stand beside their log-probabilities as text, too.
+    """
+
+    is_list: bool
+    ids: tuple[str, ...] | None
+    starts: tuple[int | None, ...]
+    with_text: bool
+
+
+@dataclass(frozen=True, slots=True)
 class NewRequest:
     """What one body asks for.
 
@@ -45,6 +62,7 @@ class NewRequest:
         prompt_param: the field that holds the prompts, for errors that only the scheduler finds.
         body_bytes: length of the body.
         echo: whether an answer begins with its prompt.
+        generate: what only `/generate` has; `None` for the other routes.
         sampling_path: leads to the sampling parameters, for errors likewise.
     """
 
@@ -55,6 +73,7 @@ class NewRequest:
     body_bytes: int
     echo: bool = False
     sampling_path: str = ""
+    generate: GenerateOptions | None = None
 
     def name_params(self, error: ErrorInfo) -> None:
         """Have an error of the workers name the field as the client does."""

@@ -66,6 +66,8 @@ class ChatCompletionRequest(Sampling, kw_only=True):
     model: str
     messages: Annotated[list[ChatMessage], msgspec.Meta(min_length=1)]
     max_completion_tokens: Int64 | None = None
+    logprobs: bool | None = None
+    top_logprobs: Int64 | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
 
@@ -76,6 +78,7 @@ class CompletionRequest(Sampling, kw_only=True):
     model: str
     prompt: str | list[Any]
     echo: bool | None = None
+    logprobs: Int64 | bool | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
 
@@ -89,8 +92,7 @@ IGNORED = frozenset(
 """Fields that can't change an answer of this server: whatever their value, they are accepted."""
 
 NEUTRAL: Mapping[str, tuple[Any, ...]] = {
-    "best_of": (1,), "suffix": ("",), "logprobs": (False,), "top_logprobs": (0,),
-    "tools": ([],), "tool_choice": ("none", "auto"), "functions": ([],),
+    "best_of": (1,), "suffix": ("",), "tools": ([],), "tool_choice": ("none", "auto"), "functions": ([],),
     "function_call": ("none", "auto"), "response_format": ({"type": "text"},), "modalities": (["text"],), "audio": (),
     "prediction": (), "reasoning_effort": ("none",), "verbosity": ("medium",), "web_search_options": (),
     "skip_special_tokens": (True,), "spaces_between_special_tokens": (True,),

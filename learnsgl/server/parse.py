@@ -40,9 +40,12 @@ def parse_chat(body: bytes, served_model: str) -> NewRequest:
     """
     request = convert(read_object(body), ChatCompletionRequest, OTHERS)
     check_model(request.model, served_model)
-    names = {} if request.max_completion_tokens is None else {"max_tokens": "max_completion_tokens"}
+    names = {"logprobs": "top_logprobs"}
+    if request.max_completion_tokens is not None:
+        names["max_tokens"] = "max_completion_tokens"
     limit = request.max_tokens if request.max_completion_tokens is None else request.max_completion_tokens
-    sampling = checked_sampling({**_shared_sampling(request), "max_tokens": limit}, names)
+    values = {**_shared_sampling(request), "max_tokens": limit, "logprobs": _chat_logprobs(request)}
+    sampling = checked_sampling(values, names)
     stream, include_usage = _streaming(request.stream, request.stream_options)
     messages = [plain_message(message, f"messages[{index}]") for index, message in enumerate(request.messages)]
     prompt = NewPrompt(sampling, messages=messages)
@@ -58,7 +61,10 @@ def parse_completion(body: bytes, served_model: str) -> NewRequest:
     request = convert(read_object(body), CompletionRequest, OTHERS)
     check_model(request.model, served_model)
     limit = COMPLETION_MAX_TOKENS if request.max_tokens is None else request.max_tokens
-    sampling = checked_sampling({**_shared_sampling(request), "max_tokens": limit}, {})
+    logprobs = _completion_logprobs(request)
+    of_prompt = logprobs if request.echo else None
+    values = {**_shared_sampling(request), "max_tokens": limit, "logprobs": logprobs, "prompt_logprobs": of_prompt}
+    sampling = checked_sampling(values, {})
     stream, include_usage = _streaming(request.stream, request.stream_options)
     found = read_prompts(request.prompt, "prompt")
     check_num_answers([sampling] * len(found), "prompt")
@@ -167,6 +173,24 @@ def plain_message(message: ChatMessage, path: str) -> dict[str, Any]:
 def _shared_sampling(fields: Sampling) -> dict[str, Any]:
     """The sampling fields of both OpenAI routes, by the names of `SamplingParams`."""
     return {field.name: getattr(fields, field.name) for field in msgspec.structs.fields(Sampling)}
+
+
+def _chat_logprobs(request: ChatCompletionRequest) -> int | None:
+    if request.logprobs:
+        return request.top_logprobs or 0
+    if request.top_logprobs:
+        raise RequestError("top_logprobs is only allowed with logprobs set to true", param="top_logprobs")
+    return None
+
+
+def _completion_logprobs(request: CompletionRequest) -> int | None:
+    if request.logprobs is True:
+        raise RequestError(
+            "logprobs is true; on this route it is a number, of the likeliest tokens that are given at each place",
+            code="invalid_type",
+            param="logprobs",
+        )
+    return None if request.logprobs is False else request.logprobs
 
 
 def _streaming(stream: bool | None, options: StreamOptions | None) -> tuple[bool, bool]:

@@ -15,7 +15,8 @@ from learnsgl.message.channel import SendChannel
 from learnsgl.message.types import AbortMsg, Delta, Ending, ErrorInfo, Message, TokenizeMsg, UserReply
 from learnsgl.server.http_errors import CLIENT_GONE_STATUS, DEFECT
 from learnsgl.server.http_trace import HttpTrace
-from learnsgl.server.live import LiveChoice, LiveRequest
+from learnsgl.server.live import LiveRequest
+from learnsgl.server.live_choice import LiveChoice
 from learnsgl.server.new_request import NewRequest
 
 SHUTTING_DOWN = ErrorInfo("the server is shutting down; send the request again when it is back", 503, "shutting_down")

@@ -10,7 +10,8 @@ from collections.abc import AsyncIterator
 from learnsgl.server.answers import ChatAnswer, CompletionAnswer
 from learnsgl.server.generate_answer import GenerateAnswer
 from learnsgl.server.http_errors import error_body
-from learnsgl.server.live import LiveRequest, Piece, RequestFailed, joined
+from learnsgl.server.live import LiveRequest, RequestFailed
+from learnsgl.server.live_choice import Piece, joined
 from learnsgl.server.sse import STREAM_END, Chunk, sse
 
 
@@ -20,7 +21,7 @@ async def stream_chat_completions(live: LiveRequest, form: ChatAnswer) -> AsyncI
         yield form.opening(choice.index)
     try:
         async for piece in live.pieces():
-            if piece.text:
+            if piece.text or piece.logprobs:
                 yield form.content(piece)
             if piece.ending is not None:
                 yield form.closing(piece.index, piece.ending)
@@ -36,7 +37,7 @@ async def stream_completions(live: LiveRequest, form: CompletionAnswer) -> Async
     """The events of a streamed completion: the text as it comes, why it ended, the usage, and the end mark."""
     try:
         async for piece in live.pieces():
-            if piece.text:
+            if piece.text or piece.logprobs:
                 yield form.content(piece)
             if piece.ending is not None:
                 yield form.closing(piece.index, piece.ending)

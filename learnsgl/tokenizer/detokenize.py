@@ -26,6 +26,7 @@ class IncrementalDetokenizer:
 
     Attributes:
         num_tokens: tokens added so far, until a stop string was complete.
+        num_chars: characters of their text, those that are held back among them.
         matched: the stop string that is complete; from then on there is no more text.
     """
 
@@ -35,6 +36,7 @@ class IncrementalDetokenizer:
         self._held = ""
         self._min_tokens = min_tokens
         self.num_tokens = 0
+        self.num_chars = 0
         self.matched: str | None = None
 
     @property
@@ -66,6 +68,7 @@ class IncrementalDetokenizer:
 
     def _release(self, new: str) -> str:
         """Add new text to what is held, and take off what can be sent."""
+        self.num_chars += len(new)
         if self._stops is None or not new:
             return new
         found = self._stops.find_end(new, counts=self.num_tokens > self._min_tokens)

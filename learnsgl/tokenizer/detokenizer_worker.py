@@ -5,15 +5,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from learnsgl.core import FinishReason, ReqKey
 from learnsgl.message.channel import Sender
-from learnsgl.message.types import AbortMsg, Accepted, Delta, DetokenizeMsg, Ending, Message, UserReply
+from learnsgl.message.types import (
+    AbortMsg,
+    Accepted,
+    Delta,
+    DetokenizeMsg,
+    Ending,
+    LogprobsMsg,
+    Message,
+    UserReply,
+)
 from learnsgl.tokenizer.detokenize import IncrementalDetokenizer
+from learnsgl.tokenizer.logprobs import LivePrompt, LogprobTable
 from learnsgl.tokenizer.tokenize import Tokenizer
 from learnsgl.trace import events
 from learnsgl.trace.recorder import Recorder
@@ -24,6 +34,8 @@ class _LiveText:
     """The text of a request that has not ended."""
 
     detokenizer: IncrementalDetokenizer
+    num_top: int | None = None
+    """How many of the likeliest tokens are wanted with each log-probability; `None`: no log-probabilities."""
     num_tokens: int = 0
     stopped_after: int | None = None
     """Tokens up to and including the one that completed a stop string, once one did."""
@@ -48,6 +60,7 @@ class DetokenizerWorker:
         self._to_api = to_api
         self._to_scheduler = to_scheduler
         self._live: dict[ReqKey, _LiveText] = {}
+        self._prompts: dict[ReqKey, LivePrompt] = {}
         self._replies: list[Message] = []
         self._stops: list[Message] = []
 
@@ -62,6 +75,8 @@ class DetokenizerWorker:
         deltas: dict[ReqKey, Delta] = {}
         for accepted in message.accepted:
             self._begin(accepted, deltas)
+        for part in message.prompt_logprobs:
+            self._add_prompt(ReqKey(part.uid, part.choice), self._table(part.values), deltas)
         stopped = self._decode(message, deltas)
         for ending in message.endings:
             self._end(ending, deltas)
@@ -85,16 +100,37 @@ class DetokenizerWorker:
 
     def _begin(self, accepted: Accepted, deltas: dict[ReqKey, Delta]) -> None:
         key = ReqKey(accepted.uid, accepted.choice)
-        self._live[key] = _LiveText(IncrementalDetokenizer(self._tokenizer, accepted.stop, accepted.min_tokens))
+        sampling = accepted.sampling
+        text = IncrementalDetokenizer(self._tokenizer, sampling.stop, sampling.min_tokens)
+        self._live[key] = _LiveText(text, sampling.logprobs)
         deltas[key] = delta = Delta(*key, accepted=True)
-        if accepted.prompt_ids:
-            delta.prompt_text = self._text_of(accepted.prompt_ids)
+        if not accepted.prompt_ids:
+            return
+        ids = np.frombuffer(accepted.prompt_ids, "<i4").tolist()
+        delta.prompt_text = self._text_of(ids)
+        if sampling.prompt_logprobs is not None:
+            fresh = IncrementalDetokenizer(self._tokenizer)
+            bytes_of = self._tokenizer.token_bytes
+            self._prompts[key] = LivePrompt.begin(ids, sampling.prompt_logprobs, fresh, bytes_of)
+            self._give_prompt(key, deltas)
 
-    def _text_of(self, token_ids: bytes) -> str:
+    def _text_of(self, ids: Sequence[int]) -> str:
         """The text of a whole prompt; special tokens give none."""
         detokenizer = IncrementalDetokenizer(self._tokenizer)
-        pieces = [detokenizer.add(token_id) for token_id in np.frombuffer(token_ids, "<i4").tolist()]
-        return "".join([*pieces, detokenizer.finish()])
+        return "".join([*(detokenizer.add(token_id) for token_id in ids), detokenizer.finish()])
+
+    def _table(self, values: LogprobsMsg) -> LogprobTable:
+        return LogprobTable(values, self._tokenizer.token_bytes)
+
+    def _add_prompt(self, key: ReqKey, table: LogprobTable, deltas: dict[ReqKey, Delta]) -> None:
+        """The next run of a prompt's log-probabilities has come; they are given when they are complete."""
+        if key in self._prompts:
+            self._prompts[key].add(table)
+            self._give_prompt(key, deltas)
+
+    def _give_prompt(self, key: ReqKey, deltas: dict[ReqKey, Delta]) -> None:
+        if self._prompts[key].is_complete:
+            deltas.setdefault(key, Delta(*key)).prompt_logprobs = self._prompts.pop(key).take()
 
     def _decode(self, message: DetokenizeMsg, deltas: dict[ReqKey, Delta]) -> list[ReqKey]:
         """Add the step's tokens to their texts. Returns the requests whose text a stop string has ended."""
@@ -102,8 +138,9 @@ class DetokenizerWorker:
         choices = np.frombuffer(message.choices, "<i4").tolist()
         tokens = np.frombuffer(message.token_ids, "<i4").tolist()
         hidden = message.hidden or bytes(len(uids))
+        table = None if message.logprobs is None else self._table(message.logprobs)
         stopped = []
-        for uid, choice, token, is_hidden in zip(uids, choices, tokens, hidden, strict=True):
+        for place, (uid, choice, token, is_hidden) in enumerate(zip(uids, choices, tokens, hidden, strict=True)):
             key = ReqKey(uid, choice)
             live = self._live.get(key)
             if live is None or live.stopped_after is not None:
@@ -111,6 +148,10 @@ class DetokenizerWorker:
             live.num_tokens += 1
             delta = deltas.setdefault(key, Delta(uid, choice))
             delta.num_tokens += 1
+            if table is not None and live.num_top is not None:
+                offset = live.detokenizer.num_chars
+                found = table.at_place(place, token, live.num_top, offset, hidden=bool(is_hidden))
+                delta.logprobs += [] if found is None else [found]
             if is_hidden:
                 continue
             delta.text += live.detokenizer.add(token)
@@ -124,6 +165,7 @@ class DetokenizerWorker:
     def _end(self, ending: Ending, deltas: dict[ReqKey, Delta]) -> None:
         key = ReqKey(ending.uid, ending.choice)
         delta = deltas.setdefault(key, Delta(*key))
+        self._prompts.pop(key, None)
         live = self._live.pop(key, None)  # None: refused before it was accepted
         delta.ending = ending
         if live is None:

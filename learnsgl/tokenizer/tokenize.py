@@ -6,6 +6,7 @@ in a sandbox just the same.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from transformers import PreTrainedTokenizerFast
 
 from learnsgl.errors import ModelNotFoundError, RequestError, UnsupportedModelError
 from learnsgl.tokenizer.decoders import ByteDecoder, ByteTable, TokenDecoder, WindowDecoder, is_byte_level
+
+_BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 
@@ -31,6 +34,7 @@ class Tokenizer:
         added = self._backend.get_added_tokens_decoder()
         self._special_ids = frozenset(index for index, token in added.items() if token.special)
         self._byte_table = ByteTable(self._backend, self._special_ids) if is_byte_level(self._backend) else None
+        self._token_bytes: dict[int, bytes] = {}
         self._knows_developer = "developer" in str(wrapped.chat_template)
 
     @property
@@ -90,6 +94,28 @@ class Tokenizer:
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
         """The text of a whole sequence of tokens."""
         return self._backend.decode(token_ids, skip_special_tokens=skip_special_tokens)
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The text of one token by itself, in UTF-8; a special token as it is written.
+
+        A token may be a part of a character, and then these bytes are too; an id beyond the vocabulary has none.
+        """
+        known = self._token_bytes.get(token_id)
+        if known is None:
+            known = self._token_bytes[token_id] = self._look_up(token_id)
+        return known
+
+    def _look_up(self, token_id: int) -> bytes:
+        token: str | None = self._backend.id_to_token(token_id)
+        if token is None:
+            return b""
+        if token_id in self._special_ids:
+            return token.encode()
+        if self._byte_table is not None:
+            return self._byte_table.bytes_of(token_id)
+        if byte := _BYTE_TOKEN.fullmatch(token):  # SentencePiece's way to write a byte
+            return bytes.fromhex(byte.group(1))
+        return token.replace("\u2581", " ").encode()
 
     def start_decoding(self) -> TokenDecoder:
         """A decoder for one sequence of tokens that come one by one; special tokens give no text."""

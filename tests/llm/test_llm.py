@@ -58,6 +58,17 @@ def test_several_answers_to_a_prompt(make: Maker) -> None:
         llm.stream("ab", SamplingParams(n=2))
 
 
+def test_log_probabilities(make: Maker) -> None:
+    (plain,) = make().generate("abc", SamplingParams(max_tokens=2))
+    assert (plain.logprobs, plain.prompt_logprobs) == (None, None)
+    (answer,) = make().generate("abc", SamplingParams(max_tokens=2, logprobs=1, prompt_logprobs=0))
+    assert answer.logprobs is not None
+    assert answer.prompt_logprobs is not None
+    assert [entry.token for entry in answer.logprobs] == [b"a", b"b"]
+    assert [len(entry.top) for entry in answer.logprobs] == [1, 1]
+    assert [entry.token for entry in answer.prompt_logprobs] == [b"a", b"b", b"c"]
+
+
 def test_more_prompts_than_rows_and_a_shared_prefix(make: Maker) -> None:
     llm = make(max_running_requests=2)
     prompts = [f"a prefix that all of them share, number {n}" for n in range(9)]

@@ -30,7 +30,9 @@ from learnsgl.message.types import (
     DetokenizeMsg,
     Ending,
     ErrorInfo,
+    LogprobsMsg,
     Message,
+    PromptLogprobsMsg,
     TokenizeMsg,
     UserMsg,
     UserReply,
@@ -82,7 +84,8 @@ MESSAGES: dict[str, list[Message]] = {
     "scheduler": [user(1), AbortMsg(1, 0, FinishReason.STOP, 7)],
     "detokenizer": [
         DetokenizeMsg(
-            5, [Accepted(1, 0, 3, ("x",))], np.array([1, 2], "<i8").tobytes(), bytes(8), bytes(8), b"\0\1",
+            5, [Accepted(1, 0, 3, SamplingParams(stop=("x",)))],
+            np.array([1, 2], "<i8").tobytes(), bytes(8), bytes(8), b"\0\1",
             [Ending(2, 0, FinishReason.ERROR, 3, 0, 1, ErrorInfo("no", 500, "engine_error"))],
         ),
         DetokenizeMsg(),
@@ -217,6 +220,31 @@ def test_arrays_that_do_not_fit_together_are_refused() -> None:
         broken = msgspec.structs.replace(fine, **{field: value})
         with pytest.raises(MessageError, match="fit together"):
             decoder.decode(encode_messages([broken]))
+
+
+def test_log_probabilities_that_do_not_fit_together_are_refused() -> None:
+    values = LogprobsMsg(bytes(8), 3, bytes(24), bytes(24), np.array([0, 1], "<i4").tobytes())
+    part = PromptLogprobsMsg(1, 0, msgspec.structs.replace(values, places=b""))
+    fine = DetokenizeMsg(1, [], bytes(16), bytes(8), bytes(8), b"", [], values, [part])
+    decoder = MessageDecoder("detokenizer")
+    assert decoder.decode(encode_messages([fine])) == [fine]
+    for field, value in [
+        ("logprobs", bytes(7)),
+        ("num_top", 2),
+        ("num_top", -3),
+        ("top_ids", bytes(20)),
+        ("top_logprobs", b""),
+        ("places", np.array([0, 2], "<i4").tobytes()),
+        ("places", np.array([0, -1], "<i4").tobytes()),
+        ("places", bytes(7)),
+    ]:
+        broken = msgspec.structs.replace(values, **{field: value})
+        with pytest.raises(MessageError, match="log-probabilities"):
+            decoder.decode(encode_messages([msgspec.structs.replace(fine, logprobs=broken)]))
+        if field != "places":
+            parts = [PromptLogprobsMsg(1, 0, msgspec.structs.replace(part.values, **{field: value}))]
+            with pytest.raises(MessageError, match="log-probabilities"):
+                decoder.decode(encode_messages([msgspec.structs.replace(fine, prompt_logprobs=parts)]))
 
 
 def test_too_large_a_list_is_halved_and_too_large_a_message_refused(

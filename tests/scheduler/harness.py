@@ -28,6 +28,7 @@ class Harness:
         outputs: token ids that each request got, its first choice where it has several.
         endings: how each request ended, likewise; checked to be exactly one.
         choice_outputs, choice_endings: the same for every choice.
+        logprobs: the tokens whose log-probabilities came, and these; prompt_logprobs: those of prompts.
     """
 
     def __init__(
@@ -52,6 +53,8 @@ class Harness:
         self.endings: dict[int, Ending] = {}
         self.choice_outputs: dict[ReqKey, list[int]] = {}
         self.choice_endings: dict[ReqKey, Ending] = {}
+        self.logprobs: dict[ReqKey, list[tuple[int, float]]] = {}
+        self.prompt_logprobs: dict[ReqKey, list[float]] = {}
         self._uids = itertools.count(1)
 
     # ------------------------------------------------------------ what clients do
@@ -98,6 +101,14 @@ class Harness:
             key = ReqKey(uid, choice)
             assert key not in self.choice_endings, "a token after the ending"
             self.choice_outputs[key].append(token)
+        if reply.logprobs is not None:
+            values = np.frombuffer(reply.logprobs.logprobs, "<f4").tolist()
+            for place, value in zip(np.frombuffer(reply.logprobs.places, "<i4").tolist(), values, strict=True):
+                key = ReqKey(int(uids[place]), int(choices[place]))
+                self.logprobs.setdefault(key, []).append((int(tokens[place]), value))
+        for part in reply.prompt_logprobs:
+            key = ReqKey(part.uid, part.choice)
+            self.prompt_logprobs.setdefault(key, []).extend(np.frombuffer(part.values.logprobs, "<f4").tolist())
         for ending in reply.endings:
             key = ReqKey(ending.uid, ending.choice)
             assert key not in self.choice_endings, "two endings"

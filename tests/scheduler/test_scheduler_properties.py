@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from learnsgl.core import FinishReason, ReqKey
-from tests.fakes import EOS_ID, expected_output
+from tests.fakes import EOS_ID, expected_output, fake_logprob
 from tests.scheduler.harness import Harness
 
 TOKENS = st.integers(1, 4)  # few tokens, so that prefixes are shared often
 PROMPTS = st.lists(TOKENS, min_size=1, max_size=24)
 STOP_TOKENS = st.sampled_from([(), (), (5,), tuple(range(30, 50))])
+LOGPROBS = st.sampled_from([{}, {}, {"logprobs": 2}, {"prompt_logprobs": 0}, {"logprobs": 0, "prompt_logprobs": 1}])
 CHOICES = st.sampled_from([1, 1, 1, 2, 5])
 
 ACTIONS = st.lists(
     st.one_of(
-        st.tuples(st.just("send"), PROMPTS, st.integers(1, 20), st.booleans(), STOP_TOKENS, CHOICES),
+        st.tuples(st.just("send"), PROMPTS, st.integers(1, 20), st.booleans(), STOP_TOKENS, CHOICES, LOGPROBS),
         st.tuples(st.just("again"), st.integers(0, 50), st.integers(1, 12), PROMPTS),
         st.tuples(st.just("abort"), st.integers(0, 50)),
         st.tuples(st.just("stop"), st.integers(0, 50)),
@@ -43,8 +45,8 @@ CONFIGS = st.fixed_dictionaries(
 def apply(harness: Harness, action: tuple) -> None:
     uids = list(harness.prompts)
     match action:
-        case ("send", prompt, max_tokens, ignore_eos, stop_token_ids, n):
-            harness.send(prompt, max_tokens, ignore_eos=ignore_eos, stop_token_ids=stop_token_ids, n=n)
+        case ("send", prompt, max_tokens, ignore_eos, stop_token_ids, n, logprobs):
+            harness.send(prompt, max_tokens, ignore_eos=ignore_eos, stop_token_ids=stop_token_ids, n=n, **logprobs)
         case ("again", index, max_tokens, more) if uids:  # the next turn of a chat, or the same prompt again
             before = uids[index % len(uids)]
             turn = harness.prompts[before] + harness.outputs.get(before, []) + more[: len(more) // 2]
@@ -86,6 +88,19 @@ def check_answers(harness: Harness) -> None:
             assert got[-1] not in ends
 
 
+def check_logprobs(harness: Harness) -> None:
+    for key, got in harness.choice_outputs.items():
+        prompt, params = harness.prompts[key.uid], harness.sampling[key.uid]
+        wanted = [(token, np.float32(fake_logprob(token, len(prompt) + i))) for i, token in enumerate(got)]
+        assert harness.logprobs.get(key, []) == (wanted if params.logprobs is not None else [])
+        of_prompt = harness.prompt_logprobs.get(key, [])
+        assert not of_prompt or (params.prompt_logprobs is not None and key.choice == 0)
+        assert of_prompt == [np.float32(fake_logprob(prompt[i], i)) for i in range(1, len(of_prompt) + 1)]
+        if got and params.prompt_logprobs is not None and key.choice == 0:
+            assert len(of_prompt) == len(prompt) - 1
+            assert harness.choice_endings[key].num_cached_tokens == 0
+
+
 def check_all_free(harness: Harness) -> None:
     running = harness.scheduler.running
     in_tree = sum(len(running.cache.facts(node).pages) for node in running.cache.node_ids())
@@ -105,6 +120,7 @@ def test_every_request_ends_once_and_rightly(config: dict, actions: list[tuple])
     harness.run()
     check_endings(harness)
     check_answers(harness)
+    check_logprobs(harness)
     check_all_free(harness)
 
 
@@ -144,6 +160,7 @@ def test_a_thousand_requests(policy: str, cache_type: str, overlap: bool) -> Non
     harness.run()
     check_endings(harness)
     check_answers(harness)
+    check_logprobs(harness)
     check_all_free(harness)
     assert harness.fold.num_digests > 500
     assert harness.fold.num_keyframes > 3

@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 
 from learnsgl.config import EngineConfig, SchedulerConfig
-from learnsgl.core import Int32Array
+from learnsgl.core import Int32Array, SamplingParams
 from learnsgl.errors import EngineError, OutOfMemoryError
 from learnsgl.hub.tiny import EOS, IM_END
-from learnsgl.scheduler.executor import ExecutorInfo, Masks, Step, StepResult
+from learnsgl.scheduler.executor import ExecutorInfo, Masks, PromptLogprobs, Step, StepResult
+from tests.fakes import fake_logprobs
 
 BREAKING_BYTE = 7
 CONTEXT_LEN = 256
@@ -40,6 +41,7 @@ class EchoExecutor:
         )  # fmt: skip
         self._step_s = step_s
         self._prompts: dict[int, Int32Array] = {}
+        self._sampling: dict[int, SamplingParams] = {}
 
     def submit(self, step: Step) -> EchoTicket:
         return EchoTicket(step.number, step)
@@ -54,6 +56,7 @@ class EchoExecutor:
             if BREAKING_BYTE in admission.prompt_ids:
                 raise EngineError("the prompt broke the engine")
             self._prompts[admission.row] = admission.prompt_ids
+            self._sampling[admission.row] = admission.sampling
         ends = (step.starts + step.lens).tolist()
         tokens = [
             self._prompts[row][end % len(self._prompts[row])]
@@ -61,7 +64,35 @@ class EchoExecutor:
             if wanted
         ]
         end = time.monotonic_ns()
-        return StepResult(step.number, np.array(tokens, dtype=np.int32), start, end, end, end)
+        wanting = [
+            (row, end)
+            for row, end, wanted in zip(step.rows.tolist(), ends, step.wants_token.tolist(), strict=True)
+            if wanted
+        ]
+        places = [place for place, (row, _) in enumerate(wanting) if self._sampling[row].logprobs is not None]
+        found = [(int(tokens[place]), wanting[place][1]) for place in places]
+        return StepResult(
+            step.number,
+            np.array(tokens, dtype=np.int32),
+            start,
+            end,
+            end,
+            end,
+            fake_logprobs(found, self.info.vocab_size) if places else None,
+            np.array(places, dtype=np.int32),
+            self._prompt_logprobs(step),
+        )
+
+    def _prompt_logprobs(self, step: Step) -> tuple[PromptLogprobs, ...]:
+        if step.num_prompt_logits is None:
+            return ()
+        parts = []
+        for row, start, num in zip(
+            step.rows.tolist(), step.starts.tolist(), step.num_prompt_logits.tolist(), strict=True
+        ):
+            found = [(int(self._prompts[row][position]), position) for position in range(start + 1, start + 1 + num)]
+            parts += [PromptLogprobs(row, start + 1, fake_logprobs(found, self.info.vocab_size))] if num else []
+        return tuple(parts)
 
     def close(self) -> None:
         """Nothing is held."""

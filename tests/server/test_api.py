@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
@@ -11,6 +12,7 @@ import httpx
 import openai
 import pytest
 
+from tests.fakes import fake_logprob
 from tests.server.conftest import Starter
 from tests.server.echo_executor import CONTEXT_LEN, echo
 from tests.server.running import MODEL, RunningServer
@@ -376,3 +378,107 @@ def test_a_client_that_goes_away_aborts_every_choice(server: RunningServer) -> N
     with httpx.stream("POST", f"{server.url}/v1/completions", json=body) as answer:
         next(answer.iter_raw())
     wait_idle(server)
+
+
+def chat_entries(logprobs: object) -> list[tuple[str, float, list[int], list[tuple[str, float]]]]:
+    return [
+        (one.token, one.logprob, one.bytes, [(other.token, other.logprob) for other in one.top_logprobs])
+        for one in logprobs.content  # type: ignore[attr-defined]
+    ]
+
+
+def written(entries: list[tuple[str, float, list[int], list[tuple[str, float]]]]) -> str:
+    """The text of these tokens; special ones have none."""
+    return re.sub(r"<\|\w+\|>", "", b"".join(bytes(entry[2]) for entry in entries).decode())
+
+
+@pytest.mark.parametrize("top", [0, 2])
+def test_log_probabilities_of_chats_are_the_same_streamed_or_not(server: RunningServer, top: int) -> None:
+    options: dict[str, object] = {
+        "model": MODEL, "messages": [{"role": "user", "content": "É!"}], "max_tokens": 50, "logprobs": True,
+        "top_logprobs": top, "stop": "assistant", "n": 2, "extra_body": {"ignore_eos": True},
+    }  # fmt: skip
+    answer = server.openai().chat.completions.create(**options)  # type: ignore[call-overload]
+    entries: dict[int, list[tuple[str, float, list[int], list[tuple[str, float]]]]] = {0: [], 1: []}
+    texts = {0: "", 1: ""}
+    for chunk in server.openai().chat.completions.create(**options, stream=True):  # type: ignore[call-overload]
+        (choice,) = chunk.choices
+        texts[choice.index] += choice.delta.content or ""
+        if choice.logprobs is not None:
+            entries[choice.index] += chat_entries(choice.logprobs)
+            assert written(entries[choice.index]) == texts[choice.index], "they come with their text"
+    for choice in answer.choices:
+        whole = chat_entries(choice.logprobs)
+        assert entries[choice.index] == whole
+        assert written(whole) == choice.message.content
+        assert "É" in choice.message.content
+        assert all(len(entry[3]) == top for entry in whole)
+        assert all(entry[3][0] == entry[:2] for entry in whole if top), "the echo's tokens are the likeliest"
+        assert "assistant" not in "".join(entry[0] for entry in whole)
+        assert whole[-1][0] != "a", "nothing of the stop string"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("prompt", ["ABCDE", [65, 66, 67, 68, 69]])
+def test_log_probabilities_of_completions_with_echo(server: RunningServer, prompt: object, stream: bool) -> None:
+    for _ in range(2):  # the second time the prompt is in the cache
+        answer = server.openai().completions.create(
+            model=MODEL, prompt=prompt, max_tokens=6, echo=True, logprobs=2, stream=stream, n=2
+        )  # type: ignore[call-overload]
+        found: dict[int, dict[str, list[object]]] = {0: {}, 1: {}}
+        texts = {0: "", 1: ""}
+        for choice in (choice for chunk in (answer if stream else [answer]) for choice in chunk.choices):
+            texts[choice.index] += choice.text
+            for name, values in (choice.logprobs.model_dump() if choice.logprobs else {}).items():
+                found[choice.index].setdefault(name, []).extend(values)
+        assert texts == {0: "ABCDEABCDEA", 1: "ABCDEABCDEA"}
+        for lists in found.values():
+            assert lists["tokens"] == list("ABCDEABCDEA")
+            assert lists["text_offset"] == list(range(11))
+            expected = [None] + [fake_logprob(65 + k % 5, k) for k in range(1, 11)]
+            assert lists["token_logprobs"] == pytest.approx(expected)
+            assert lists["top_logprobs"][0] is None
+            assert lists["top_logprobs"][1] == pytest.approx({"B": fake_logprob(66, 1), "C": fake_logprob(66, 1) - 1})
+
+
+def test_log_probabilities_of_the_answer_only(server: RunningServer) -> None:
+    answer = server.openai().completions.create(model=MODEL, prompt="ÄB", max_tokens=7, logprobs=0, stop="BÄ")
+    (choice,) = answer.choices
+    assert choice.text == "Ä"
+    assert choice.logprobs is not None
+    assert choice.logprobs.tokens == ["bytes:\\xc3", "bytes:\\x84"], "a part of a character is written as its bytes"
+    assert choice.logprobs.text_offset == [0, 0]
+    assert [list(likeliest) for likeliest in choice.logprobs.top_logprobs or []] == [
+        [name] for name in choice.logprobs.tokens
+    ]
+    plain = server.openai().completions.create(model=MODEL, prompt="AB", max_tokens=3)
+    assert plain.choices[0].logprobs is None
+
+
+def test_log_probabilities_at_an_end_of_sequence(server: RunningServer) -> None:
+    prompt = [65, 66, 259]  # the echo of the third token ends the answer
+    answer = server.openai().completions.create(model=MODEL, prompt=prompt, max_tokens=9, logprobs=1)
+    assert answer.choices[0].logprobs is not None
+    assert answer.choices[0].logprobs.tokens == ["A", "B"]
+    assert answer.usage is not None
+    assert answer.usage.completion_tokens == 3
+    body = {"input_ids": prompt, "return_logprob": True, "sampling_params": {"max_new_tokens": 9}}
+    meta = httpx.post(f"{server.url}/generate", json=body).json()["meta_info"]
+    assert [entry[1] for entry in meta["output_token_logprobs"]] == prompt, "here every token that counts is there"
+
+
+def test_log_probabilities_of_generate(server: RunningServer) -> None:
+    body = {
+        "text": "ABC", "return_logprob": True, "logprob_start_len": 1, "top_logprobs_num": 1,
+        "return_text_in_logprobs": True, "sampling_params": {"max_new_tokens": 2},
+    }  # fmt: skip
+    meta = httpx.post(f"{server.url}/generate", json=body).json()["meta_info"]
+    assert [entry[1:] for entry in meta["input_token_logprobs"]] == [[66, "B"], [67, "C"]]
+    assert [entry[1:] for entry in meta["output_token_logprobs"]] == [[65, "A"], [66, "B"]]
+    assert meta["output_top_logprobs"][1] == [meta["output_token_logprobs"][1]]
+    with httpx.stream("POST", f"{server.url}/generate", json=body | {"stream": True}) as answer:
+        events = [json.loads(line[6:]) for line in answer.iter_lines() if line.startswith("data: {")]
+    assert events[-1]["meta_info"] | {"id": ""} == meta | {"id": "", "cached_tokens": 0}
+    meta = httpx.post(f"{server.url}/generate", json=body | {"logprob_start_len": -1}).json()["meta_info"]
+    assert meta["input_token_logprobs"] == []
+    assert meta["cached_tokens"] == 2

@@ -130,12 +130,19 @@ BAD_BODIES = [
     (CHAT, chat(min_tokens=6, max_tokens=5), "invalid_value", "min_tokens"),
     (GENERATE, '{"text": "A", "sampling_params": {"stop_token_ids": [260]}}', "invalid_value", GEN + "stop_token_ids"),
     (GENERATE, '{"text": "A", "sampling_params": {"min_new_tokens": -1}}', "invalid_value", GEN + "min_new_tokens"),
+    (CHAT, chat(logprobs=5), "invalid_type", "logprobs"),
+    (CHAT, chat(top_logprobs=3), "invalid_value", "top_logprobs"),
+    (CHAT, chat(logprobs=True, top_logprobs=21), "invalid_value", "top_logprobs"),
+    (CHAT, chat(logprobs=True, top_logprobs=-1), "invalid_value", "top_logprobs"),
+    (COMPLETIONS, complete(logprobs=True), "invalid_type", "logprobs"),
+    (COMPLETIONS, complete(logprobs=21), "invalid_value", "logprobs"),
+    (COMPLETIONS, complete(logprobs=-1, echo=True), "invalid_value", "logprobs"),
+    (GENERATE, '{"text": "A", "return_logprob": 1}', "invalid_type", "return_logprob"),
+    (GENERATE, '{"text": "A", "logprob_start_len": -2}', "invalid_value", "logprob_start_len"),
+    (GENERATE, '{"text": "A", "top_logprobs_num": 21}', "invalid_value", "top_logprobs_num"),
     # not supported
-    (CHAT, chat(logprobs=True), "unsupported", "logprobs"),
-    (CHAT, chat(top_logprobs=3), "unsupported", "top_logprobs"),
     (CHAT, chat(tools=[{"type": "function"}]), "unsupported", "tools"),
     (CHAT, chat(response_format={"type": "json_object"}), "unsupported", "response_format"),
-    (COMPLETIONS, complete(logprobs=0), "unsupported", "logprobs"),
 ]
 
 

@@ -17,7 +17,8 @@ from learnsgl.message.channel import SendChannel
 from learnsgl.message.types import AbortMsg, Delta, Ending, ErrorInfo, TokenizeMsg, UserReply
 from learnsgl.server.api_server import ModelCard, make_app
 from learnsgl.server.http_trace import HttpTrace
-from learnsgl.server.live import Piece, RequestFailed
+from learnsgl.server.live import RequestFailed
+from learnsgl.server.live_choice import Piece
 from learnsgl.server.new_request import NewPrompt, NewRequest
 from learnsgl.server.requests import SHUTTING_DOWN, RequestHub
 from learnsgl.trace import events

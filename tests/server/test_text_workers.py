@@ -14,7 +14,19 @@ from learnsgl.core import FinishReason, SamplingParams
 from learnsgl.hub import resolve_model
 from learnsgl.hub.tiny import IM_END, IM_START
 from learnsgl.message.channel import SendChannel
-from learnsgl.message.types import AbortMsg, Accepted, Delta, DetokenizeMsg, Ending, TokenizeMsg, UserMsg, UserReply
+from learnsgl.message.types import (
+    AbortMsg,
+    Accepted,
+    Delta,
+    DetokenizeMsg,
+    Ending,
+    LogprobsMsg,
+    PromptLogprobsMsg,
+    TokenizeMsg,
+    TopLogprob,
+    UserMsg,
+    UserReply,
+)
 from learnsgl.tokenizer.detokenizer_worker import DetokenizerWorker
 from learnsgl.tokenizer.tokenize import Tokenizer, load_tokenizer
 from learnsgl.tokenizer.tokenizer_worker import TokenizerWorker
@@ -97,7 +109,7 @@ def test_a_defect_ends_one_request_only(
 
 
 def accept(*uids: int, stop: tuple[str, ...] = ()) -> DetokenizeMsg:
-    return DetokenizeMsg(0, [Accepted(uid, 0, 5, stop) for uid in uids])
+    return DetokenizeMsg(0, [Accepted(uid, 0, 5, SamplingParams(stop=stop)) for uid in uids])
 
 
 def step(tokens: dict[int, int], *, hidden: bytes = b"", endings: Sequence[Ending] = ()) -> DetokenizeMsg:
@@ -192,3 +204,41 @@ def test_texts_are_recorded_at_level_tokens_only(
     quiet = DetokenizerWorker(tokenizer, full, cast(SendChannel, api), cast(SendChannel, Sent()))
     run(quiet, accept(1), step({1: 65}))
     assert [type(event) for event in full.events] == [events.DetokDecoded]
+
+
+def logprobs_of(place: int, token: int) -> LogprobsMsg:
+    """One token's, with the two likeliest tokens."""
+    tops = np.array([token, 66], "<i4").tobytes(), np.array([-1.5, -np.inf], "<f4").tobytes()
+    return LogprobsMsg(np.array([-1.5], "<f4").tobytes(), 2, *tops, np.array([place], "<i4").tobytes())
+
+
+def test_log_probabilities_come_with_their_tokens(detok: tuple[DetokenizerWorker, Sent, Sent, MemoryRecorder]) -> None:
+    worker, api, _, _ = detok
+    sampling = SamplingParams(logprobs=1, prompt_logprobs=2)
+    prompt = np.array([IM_START, 65, 0xC3], "<i4").tobytes()
+    run(worker, DetokenizeMsg(0, [Accepted(1, 0, 3, SamplingParams()), Accepted(2, 0, 3, sampling, prompt)]))
+    of_prompt = [PromptLogprobsMsg(2, 0, logprobs_of(0, token)) for token in (65, 0xC3)]
+    run(worker, DetokenizeMsg(1, prompt_logprobs=of_prompt[:1]), DetokenizeMsg(2, prompt_logprobs=of_prompt[1:]))
+    (told,) = [delta.prompt_logprobs for delta in deltas(api) if delta.prompt_logprobs]
+    assert [(entry.token_id, entry.token, entry.logprob, entry.offset) for entry in told] == [
+        (IM_START, b"<|im_start|>", None, 0), (65, b"A", -1.5, 0), (0xC3, b"\xc3", -1.5, 1),
+    ]  # fmt: skip
+    assert told[1].top == (TopLogprob(65, b"A", -1.5), TopLogprob(66, b"B", -9999.0))
+    for token in "aÄ".encode():
+        message = step({1: 67, 2: token})
+        message.logprobs = logprobs_of(1, token)
+        run(worker, message)
+    entries = [entry for delta in deltas(api) if delta.uid == 2 for entry in delta.logprobs]
+    assert [(entry.token, entry.offset, len(entry.top)) for entry in entries] == [
+        (b"a", 0, 1), (b"\xc3", 1, 1), (b"\x84", 1, 1),
+    ]  # fmt: skip
+    assert not any(delta.logprobs for delta in deltas(api) if delta.uid == 1)
+    run(worker, step({}, endings=[Ending(2, 0, FinishReason.ABORT)]), DetokenizeMsg(9, prompt_logprobs=of_prompt))
+
+
+def test_a_prompt_of_one_token_is_told_at_once(detok: tuple[DetokenizerWorker, Sent, Sent, MemoryRecorder]) -> None:
+    worker, api, _, _ = detok
+    sampling = SamplingParams(prompt_logprobs=0)
+    run(worker, DetokenizeMsg(0, [Accepted(1, 0, 1, sampling, np.array([65], "<i4").tobytes())]))
+    (delta,) = deltas(api)
+    assert [(entry.token, entry.logprob) for entry in delta.prompt_logprobs] == [(b"A", None)]

@@ -210,6 +210,11 @@ def test_bytes_that_are_never_a_character_come_out_at_once(tokenizer: Tokenizer)
     assert any(pieces[:10])
 
 
+def test_the_bytes_of_sentencepiece_tokens() -> None:
+    ids = PIECES.encode_text("ab a\u0080")
+    assert b"".join(PIECES.token_bytes(token) for token in ids).decode().lstrip() == "ab a\u0080"
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.text(alphabet="ab", max_size=12), stop_lists, st.integers(0, 14))
 def test_a_stop_string_counts_only_after_min_tokens(

@@ -168,3 +168,7 @@ def test_tokenizing_never_imports_torch(tiny_folder: Path) -> None:
         "IncrementalDetokenizer(t).add(65); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_bytes_of_a_token(tokenizer: Tokenizer) -> None:
+    assert [tokenizer.token_bytes(token) for token in (65, 0xC3, IM_END, 10**6)] == [b"A", b"\xc3", b"<|im_end|>", b""]

@@ -1,0 +1,140 @@
+"""One choice of a running request, its prompt, and the pieces in which its answer is taken.
+
+`live.py` holds them for each HTTP request; the forms of the answers are filled from the pieces.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+
+from learnsgl.core import ReqKey
+from learnsgl.message.types import Delta, Ending, TokenLogprob
+from learnsgl.server.new_request import NewPrompt
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What is new of one choice, or all of it.
+
+    Attributes:
+        index: the choice's number in the answer.
+        text: its text.
+        ending: why it ended, once it has.
+        logprobs: log-probabilities of the tokens of this text, where they were asked for.
+    """
+
+    index: int
+    text: str
+    ending: Ending | None = None
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(slots=True, eq=False)
+class LivePrompt:
+    """What is known of a prompt.
+
+    Attributes:
+        text: its text, once that is known.
+        awaits_logprobs: whether its log-probabilities are still to come.
+        logprobs: those of all its tokens, once they are there.
+    """
+
+    text: str | None
+    awaits_logprobs: bool = False
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+
+    def add(self, delta: Delta) -> bool:
+        """Take what a worker gave. Returns whether the log-probabilities have come with it."""
+        self.text = delta.prompt_text if self.text is None else self.text
+        if not delta.prompt_logprobs:
+            return False
+        self.logprobs, self.awaits_logprobs = delta.prompt_logprobs, False
+        return True
+
+
+@dataclass(slots=True, eq=False)
+class LiveChoice:
+    """One answer to one prompt, as far as it has come.
+
+    Attributes:
+        key: what names it in messages and in the trace.
+        index: its number in the HTTP answer.
+        prompt: what it answers.
+        every_token: whether log-probabilities are given of every token as it comes. Otherwise they come with the text
+            that a token is part of, and never for tokens of a stop string or one that ended the answer.
+        accepted: whether the scheduler has queued it.
+        ending: why it ended, once it has.
+    """
+
+    key: ReqKey
+    index: int
+    prompt: NewPrompt
+    every_token: bool = False
+    accepted: bool = False
+    ending: Ending | None = None
+    _texts: list[str] = field(default_factory=list)
+    _logprobs: list[TokenLogprob] = field(default_factory=list)
+    _num_chars: int = 0
+    """Characters that were taken."""
+    _num_echoed: int | None = None
+    """Characters of the prompt ahead of the answer, once it has begun with them."""
+    _is_told: bool = False
+
+    def add(self, delta: Delta) -> None:
+        """Take what a worker gave."""
+        self.accepted = self.accepted or delta.accepted
+        if delta.text:
+            self._texts.append(delta.text)
+        if delta.logprobs:
+            self._logprobs += [_moved(entry, self._num_echoed or 0) for entry in delta.logprobs]
+        if delta.ending is not None:
+            self.ending = delta.ending
+
+    def begin(self, prompt: LivePrompt) -> bool:
+        """Have the answer begin with its prompt. Returns whether it has; false while that isn't known whole."""
+        if self._num_echoed is None:
+            if prompt.awaits_logprobs and self.ending is None:
+                return False
+            text = prompt.text or ""
+            self._num_echoed = len(text)
+            self._texts.insert(0, text)
+            self._logprobs = [*prompt.logprobs, *(_moved(entry, len(text)) for entry in self._logprobs)]
+        return True
+
+    def take(self) -> Piece | None:
+        """What is new since the last time; `None` where nothing is."""
+        if self._is_told:
+            return None
+        text = "".join(self._texts)
+        self._texts.clear()
+        self._num_chars += len(text)
+        due = self._take_logprobs()
+        self._is_told = self.ending is not None
+        return Piece(self.index, text, self.ending, tuple(due)) if text or due or self._is_told else None
+
+    def _take_logprobs(self) -> list[TokenLogprob]:
+        """Those that are due: as they come, or with the text of their tokens."""
+        if self.every_token or not self._logprobs:
+            due, self._logprobs = self._logprobs, []
+            return due
+        is_cut = self.ending is not None and isinstance(self.ending.matched, str)
+        if self.ending is not None and not is_cut:
+            num_due = len(self._logprobs)
+        else:  # offsets only grow
+            num_due = sum(entry.offset < self._num_chars for entry in self._logprobs)
+        due, self._logprobs = self._logprobs[:num_due], self._logprobs[num_due:]
+        return [entry for entry in due if not entry.hidden]
+
+
+def _moved(entry: TokenLogprob, num_chars: int) -> TokenLogprob:
+    """The same, so many characters further on."""
+    return msgspec.structs.replace(entry, offset=entry.offset + num_chars) if num_chars else entry
+
+
+def joined(parts: Sequence[Piece]) -> Piece:
+    """The pieces of one choice as one."""
+    text = "".join(part.text for part in parts)
+    return Piece(parts[0].index, text, parts[-1].ending, tuple(entry for part in parts for entry in part.logprobs))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -141,7 +142,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         words = list(sys.argv[1:] if argv is None else argv)
         args = make_parser(only_doctor=words[:1] == ["doctor"]).parse_args(words)
-        return int(args.run(args))
+        exit_code = int(args.run(args))
+        sys.stdout.flush()
+        return exit_code
+    except BrokenPipeError:  # whoever reads has seen enough, as with `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except LearnsglError as error:
         print(f"learnsgl: error: {error}", file=sys.stderr)
         return error.exit_code

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,12 +40,9 @@ def run_export(trace: Trace, args: argparse.Namespace) -> int:
         if not is_text(chosen, as_json=args.as_json):
             texts = "chrome, jsonl, or otlp with --json"
             raise OptionError(f"--out is -, and {chosen} isn't text; name a file, or choose {texts}")
-        try:
-            with _bar(trace, is_shown=not sys.stdout.isatty()) as progress:
-                export_trace(trace, chosen, sys.stdout.buffer, progress=progress, **options)
-            _tell_unknown(trace)
-        except BrokenPipeError:  # whoever reads has seen enough, as with `| head`
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        with _bar(trace, is_shown=not sys.stdout.isatty()) as progress:
+            export_trace(trace, chosen, sys.stdout.buffer, progress=progress, **options)
+        _tell_unknown(trace)
         return 0
     path = default_path(trace, chosen, as_json=args.as_json) if args.out is None else Path(args.out)
     with _bar(trace) as progress:

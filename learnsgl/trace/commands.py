@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -171,9 +170,6 @@ def run_cat(args: argparse.Namespace) -> int:
             line = to_json(entry)
             if args.uid is None or args.uid == line.get("uid") or args.uid in line.get("uids", ()):
                 print(encoder.encode(line).decode(), flush=args.follow)
-        sys.stdout.flush()
-    except BrokenPipeError:  # whoever reads has seen enough, as with `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         if not args.follow:
             raise

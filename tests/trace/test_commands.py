@@ -125,23 +125,14 @@ def test_info_of_many_requests_is_cut(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "and 11 more; all their endings: learnsgl trace cat" in capsys.readouterr().out
 
 
-SCRIPT = """
-import argparse, sys
-from learnsgl.trace.commands import add_trace_command
-parser = argparse.ArgumentParser()
-add_trace_command(parser.add_subparsers())
-args = parser.parse_args(sys.argv[1:])
-sys.exit(args.run(args))
-"""
-
-
-def test_cat_into_a_closed_pipe_ends_quietly(tmp_path: Path) -> None:
+@pytest.mark.parametrize("command", [["cat"], ["export", "--format", "jsonl", "--out", "-"]], ids=["cat", "export"])
+def test_a_closed_pipe_ends_a_command_quietly(tmp_path: Path, command: list[str]) -> None:
     folder = create_run(tmp_path, Config().to_json(), ["learnsgl"])
     recorder = open_recorder(folder, TraceConfig(), "api", "api")
     for place in range(5000):
         recorder.emit(ev.ProcessPhase(recorder.now(), f"phase {place}", 0))
     recorder.close()
-    words = [sys.executable, "-c", SCRIPT, "trace", "cat", str(folder)]
+    words = [sys.executable, "-m", "learnsgl", "trace", command[0], str(folder), *command[1:]]
     root = Path(__file__).parents[2]
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=root) as process:
         assert process.stdout is not None

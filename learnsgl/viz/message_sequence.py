@@ -68,7 +68,7 @@ def message_sequence(
     title = f"What the processes say to each other for {about}: {count(num_messages, 'message')}"
     num_lost = sum(line.kind is LineKind.LOST for line in data.lines)
     if num_lost:
-        title += f", {num_lost:,} of which never arrived"
+        title += f", {num_lost:,} whose arrival is not recorded"
     notes = [
         "In the order of time, from the top; not to scale. At the left, milliseconds since the first line.",
         *data.notes,
@@ -140,7 +140,7 @@ def _draw_work(axes: Axes, place: int, row: int, line: Line, colour: str, theme:
 
 
 def _draw_message(axes: Axes, ends: tuple[int, int], row: int, line: Line, colour: str, theme: Theme) -> None:
-    """An arrow with its text above the middle; one that never arrived ends half-way, in a cross."""
+    """An arrow with its text above the middle; one whose arrival is not recorded ends half-way, in a cross."""
     start, stop = ends
     is_lost = line.kind is LineKind.LOST
     tip = start + 0.55 * (stop - start) if is_lost else stop
@@ -154,7 +154,7 @@ def _draw_message(axes: Axes, ends: tuple[int, int], row: int, line: Line, colou
     if is_lost:
         axes.plot(tip, row + 0.22, "x", ms=7, mew=2, color=theme.exposed, zorder=4)
     took = line.end_ns - line.start_ns
-    text = line.text + (f", {duration(took)}" if took else "") + (" (never arrived)" if is_lost else "")
+    text = line.text + (f", {duration(took)}" if took else "") + (" (arrival not recorded)" if is_lost else "")
     axes.text(
         (start + stop) / 2, row - 0.12, text, ha="center", va="center", fontsize=SMALL_SIZE, color=theme.ink, zorder=5,
         path_effects=[withStroke(linewidth=2.5, foreground=theme.background)], parse_math=False,

@@ -27,7 +27,7 @@ class LineKind(Enum):
     """What a line of the diagram is."""
 
     MESSAGE = "an arrow from one lifeline to another"
-    LOST = "an arrow that never arrived, as far as the recording tells"
+    LOST = "an arrow whose arrival the recording lacks: it was lost, or its receiver died before it wrote that down"
     WORK = "a box on one lifeline"
     DEATH = "the end of a lifeline: the process died"
 

@@ -50,7 +50,7 @@ def test_a_message_that_never_arrived_is_marked(tmp_path: Path) -> None:
     assert [(line.text, line.source, line.target, line.start_ns) for line in lost] == [
         ("DetokenizeMsg", "scheduler-0", "detokenizer", 353)
     ]
-    assert "1 of which never arrived" in words_of(figure)
+    assert "1 whose arrival is not recorded" in words_of(figure)
 
 
 def test_a_process_that_died_ends_its_lifeline(tmp_path: Path) -> None:

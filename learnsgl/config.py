@@ -105,6 +105,12 @@ class EngineConfig:
         "int8 keeps the weights of linear layers as 8-bit integers: on a CPU faster, smaller and a little less exact",
         choices=("none", "int8"),
     )
+    attention_backend: str | None = option(
+        None,
+        "what attention is computed with: torch or triton, or two of them for prompts and for answers, as in "
+        "triton,torch. By default triton on a GPU and torch on a CPU",
+        metavar="PREFILL[,DECODE]",
+    )
     num_threads: int | None = option(
         None,
         "CPU threads of the engine; by default the cores that this process may use. Where other programs keep them "

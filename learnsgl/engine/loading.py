@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from learnsgl.attention.torch_backend import TorchAttention
+from learnsgl.attention.registry import BackendLimits, BackendNames, choose_backends, make_backends, why_unavailable
 from learnsgl.config import EngineConfig, SchedulerConfig
 from learnsgl.engine import device as devices
 from learnsgl.engine.kv_pool import KVPool
@@ -48,6 +48,7 @@ def load_model_runner(folder: Path, name: str, engine: EngineConfig, scheduler: 
     config = load_model_config(folder)
     architecture = model_class(config.architecture)
     num_positions = wanted_model_len(config, engine)
+    backends = choose_backends(engine.attention_backend, device, head_dim=config.head_dim)
     phases: list[tuple[str, int, int]] = []
     available_before = devices.available_bytes(device)
 
@@ -58,12 +59,13 @@ def load_model_runner(folder: Path, name: str, engine: EngineConfig, scheduler: 
             fill_with_dummy_weights(model.checkpoint_tensors(), seed=engine.seed)
         else:
             load_weights(folder, model.checkpoint_tensors(), ignored=model.ignored_tensors)
+    _use_fused_ops(model, device, head_dim=config.head_dim)
     if conversion is not None:
         with _phase(conversion.phase, phases), _out_of_memory("the weights"), torch.inference_mode():
             model.convert_linears(conversion.convert)
     with _phase("allocate_kv", phases), _out_of_memory("the KV pages"):
         plan = plan_memory(config, engine, scheduler, dtype=dtype, available_bytes=devices.available_bytes(device))
-        runner = _make_runner(model, config, plan, engine, scheduler, dtype=dtype, device=device)
+        runner = _make_runner(model, config, plan, engine, scheduler, backends, dtype=dtype, device=device)
     with _phase("warm_up", phases), torch.inference_mode():
         runner.warm_up()
         devices.wait_for(device)
@@ -104,6 +106,7 @@ def _make_runner(
     plan: MemoryPlan,
     engine: EngineConfig,
     scheduler: SchedulerConfig,
+    backends: BackendNames,
     *,
     dtype: torch.dtype,
     device: torch.device,
@@ -118,10 +121,24 @@ def _make_runner(
         seed=engine.seed,
         device=device,
     )
-    # on a GPU gathering is fast, and memory dearer
-    max_dense_bytes = plan.dense_bytes if device.type == "cpu" else 0
-    attention = TorchAttention(pool, tables.page_table, num_heads=config.num_heads, max_dense_bytes=max_dense_bytes)
+    limits = BackendLimits(
+        num_heads=config.num_heads,
+        max_tokens=scheduler.max_prefill_length + scheduler.max_running_requests,
+        max_context_len=plan.max_model_len,
+        max_dense_bytes=plan.dense_bytes
+        if device.type == "cpu"
+        else 0,  # on a GPU gathering is fast, and memory dearer
+    )
+    attention = make_backends(backends, pool, tables.page_table, limits)
     return ModelRunner(model, attention, tables, plan.max_model_len)
+
+
+def _use_fused_ops(model: CausalLM, device: torch.device, *, head_dim: int) -> None:
+    """On a GPU for which Triton compiles, layers are computed with its kernels whatever attention is."""
+    if why_unavailable("triton", device, head_dim=head_dim) is None:
+        from learnsgl.models.triton_ops import TritonOps  # triton takes a second to import
+
+        model.use_ops(TritonOps())
 
 
 @contextmanager

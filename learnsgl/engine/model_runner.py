@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from learnsgl.attention.backend import AttentionBackend
+from learnsgl.attention.registry import Backends
 from learnsgl.core import Int32Array, ReqKey, SamplingParams
 from learnsgl.engine.logprobs import normalised
 from learnsgl.engine.row_tables import RowTables
@@ -46,7 +46,7 @@ class ModelRunner:
     """
 
     model: CausalLM
-    attention: AttentionBackend
+    attention: Backends
     tables: RowTables
     max_model_len: int
     prompt_logprobs: tuple[PromptLogprobs, ...] = ()
@@ -65,8 +65,9 @@ class ModelRunner:
         if not len(step.rows):
             return None
         batch = self.tables.batch(step)
-        self.attention.plan(batch)
-        logits = self.model.forward(batch, self.attention)
+        attention = self.attention.choose(step.lens)
+        attention.plan(batch)
+        logits = self.model.forward(batch, attention)
         if step.num_prompt_logits is not None:
             logits = self._split(step, step.num_prompt_logits, logits)
         return logits if len(logits) else None

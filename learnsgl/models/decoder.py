@@ -17,7 +17,8 @@ from learnsgl.attention.backend import AttentionBackend, ForwardBatch
 from learnsgl.models.config import ModelConfig
 from learnsgl.models.decoder_layer import DecoderLayer, OptionalParts
 from learnsgl.models.layers import Linear, LinearLayer, RMSNorm
-from learnsgl.models.rope import RotaryEmbedding
+from learnsgl.models.ops import Ops, TorchOps
+from learnsgl.models.rope import RotaryEmbedding, Rotation
 
 
 class DecoderForCausalLM(ABC):
@@ -33,6 +34,7 @@ class DecoderForCausalLM(ABC):
             device: where they live; on `meta` they have shapes and take no memory.
         """
         self.config = config
+        self.ops: Ops = TorchOps()
         self.ignored_tensors: tuple[str, ...] = ("rotary_emb.inv_freq",)
         self.embed_tokens = torch.empty(config.vocab_size, config.hidden_size, dtype=dtype, device=device)
         parts = self.optional_parts(config)
@@ -71,6 +73,10 @@ class DecoderForCausalLM(ABC):
             layer.convert_linears(convert)
         self.lm_head = convert(self.lm_head)
 
+    def use_ops(self, ops: Ops) -> None:
+        """Compute layers with other operators than plain torch."""
+        self.ops = ops
+
     def weight_bytes(self) -> int:
         """Bytes of all weights as they are now; those of a tied output layer count once."""
         linears = [self.lm_head, *(linear for layer in self.layers for linear in layer.linears())]
@@ -79,20 +85,29 @@ class DecoderForCausalLM(ABC):
         embedding = 0 if tied else self.embed_tokens.nbytes
         return embedding + sum(linear.nbytes for linear in linears) + sum(norm.weight.nbytes for norm in norms)
 
-    def forward(self, batch: ForwardBatch, attention: AttentionBackend) -> torch.Tensor:
+    def forward(
+        self, batch: ForwardBatch, attention: AttentionBackend, *, out: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Run one step.
 
         Args:
             batch: the step's T tokens and where they stand.
             attention: has planned this batch.
+            out: [number of wanted tokens, V]; where the logits go. CUDA graphs share one such tensor.
 
         Returns:
             Logits [number of wanted tokens, V], in the weights' dtype.
         """
         hidden = F.embedding(batch.input_ids, self.embed_tokens)  # [T, hidden]
-        cos, sin = self.rotary.look_up(batch.positions)
+        rotation = Rotation(self.rotary, batch.positions)
+        x: torch.Tensor | None = None
         for layer in self.layers:
-            layer.forward(hidden, cos, sin, attention)
+            x = layer.forward(x, hidden, rotation, attention, self.ops)
         if batch.logit_indices is not None:
             hidden = hidden.index_select(0, batch.logit_indices)
-        return self.lm_head(self.norm(hidden))
+            x = None if x is None else x.index_select(0, batch.logit_indices)
+        normed = self.ops.add_and_norm(x, hidden, self.norm)
+        if out is None:
+            return self.lm_head(normed)
+        assert isinstance(self.lm_head, Linear), "a converted layer writes where it likes"
+        return torch.mm(normed, self.lm_head.weight.t(), out=out)

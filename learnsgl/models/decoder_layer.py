@@ -13,8 +13,9 @@ import torch
 
 from learnsgl.attention.backend import AttentionBackend
 from learnsgl.models.config import ModelConfig
-from learnsgl.models.layers import Linear, LinearLayer, RMSNorm, silu_and_mul
-from learnsgl.models.rope import rotate_
+from learnsgl.models.layers import Linear, LinearLayer, RMSNorm
+from learnsgl.models.ops import Ops
+from learnsgl.models.rope import Rotation
 
 
 @dataclass(frozen=True)
@@ -102,15 +103,25 @@ class DecoderLayer:
                     yield f"{name}.bias", fused.bias[start : start + size]
                 start += size
 
-    def forward(self, hidden: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, attention: AttentionBackend) -> None:
-        """Add the layer's two contributions to [T, hidden], in place."""
-        qkv = self.qkv_proj(self.input_norm(hidden)).view(len(hidden), -1, self.head_dim)  # [T, H + 2 KV, D]
-        query, key_value = qkv[:, : self.num_heads], qkv[:, self.num_heads :]
-        if self.qk_norms is not None:
-            q_norm, k_norm = self.qk_norms
-            query.copy_(q_norm(query))
-            key = key_value[:, : self.num_kv_heads]
-            key.copy_(k_norm(key))
-        rotate_(qkv[:, : self.num_heads + self.num_kv_heads], cos, sin)
-        hidden.add_(self.o_proj(attention.forward(self.number, query, key_value)))
-        hidden.add_(self.down_proj(silu_and_mul(self.gate_up_proj(self.post_attention_norm(hidden)))))
+    def forward(
+        self, x: torch.Tensor | None, hidden: torch.Tensor, rotation: Rotation, attention: AttentionBackend, ops: Ops
+    ) -> torch.Tensor:
+        """Run the layer, except for its last sum, which comes with the norm that follows it.
+
+        Args:
+            x: [T, hidden]; what the layer before has yet to add; `None` before the first.
+            hidden: [T, hidden]; x and what attention contributes are added in place.
+            rotation: the angles of the step's tokens.
+            attention: has planned the step.
+            ops: what the layer is computed with.
+
+        Returns:
+            What the MLP contributes, [T, hidden], to be added to `hidden`.
+        """
+        normed = ops.add_and_norm(x, hidden, self.input_norm)
+        qkv = self.qkv_proj(normed).view(len(hidden), -1, self.head_dim)  # [T, H + 2 KV, D]
+        attended = ops.attend(
+            self.number, qkv, rotation, attention, num_heads=self.num_heads, norms=self.qk_norms
+        )  # fmt: skip
+        normed = ops.add_and_norm(self.o_proj(attended), hidden, self.post_attention_norm)
+        return self.down_proj(ops.silu_and_mul(self.gate_up_proj(normed)))

@@ -16,6 +16,7 @@ from learnsgl.models.config import ModelConfig
 from learnsgl.models.layers import LinearLayer
 from learnsgl.models.llama import LlamaForCausalLM
 from learnsgl.models.mistral import MistralForCausalLM
+from learnsgl.models.ops import Ops
 from learnsgl.models.qwen2 import Qwen2ForCausalLM
 from learnsgl.models.qwen3 import Qwen3ForCausalLM
 
@@ -42,8 +43,14 @@ class CausalLM(Protocol):
         """Bytes of all weights as they are now."""
         ...
 
-    def forward(self, batch: ForwardBatch, attention: AttentionBackend) -> torch.Tensor:
-        """Run the tokens of a step, and return the logits [n, V] of those that want them."""
+    def use_ops(self, ops: Ops) -> None:
+        """Compute layers with these operators; before, they are plain torch."""
+        ...
+
+    def forward(
+        self, batch: ForwardBatch, attention: AttentionBackend, *, out: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Run the tokens of a step, and return the logits [n, V] of those that want them, in `out` if it is given."""
         ...
 
 

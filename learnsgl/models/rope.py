@@ -1,7 +1,7 @@
 """Rotary position embedding: the table of cosines and sines, and how a step's queries and keys are turned by it.
 
-A model builds one table when it is loaded, looks up the positions of a step once, and every layer then rotates its
-queries and keys with what was looked up.
+A model builds one table when it is loaded and makes one `Rotation` a step. Every layer then rotates its queries and
+keys, with what was looked up for the step, or in a kernel that looks up by itself.
 """
 
 from __future__ import annotations
@@ -41,6 +41,12 @@ class RotaryEmbedding:
         self._cos = torch.cat((cos, cos), dim=-1).to(device, dtype)  # [num_positions, D]
         self._sin = torch.cat((-sin, sin), dim=-1).to(device, dtype)
 
+    @property
+    def half_tables(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cosines and sines of all positions, [num_positions, D / 2] each, the sines not negated."""
+        half = self._cos.shape[1] // 2
+        return self._cos[:, :half], self._sin[:, half:]
+
     def look_up(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Cosines and signed sines of a step.
 
@@ -51,6 +57,30 @@ class RotaryEmbedding:
             Two tensors [T, 1, D], to be passed to `rotate_`.
         """
         return self._cos.index_select(0, positions).unsqueeze(1), self._sin.index_select(0, positions).unsqueeze(1)
+
+
+class Rotation:
+    """The angles of one step's tokens.
+
+    Attributes:
+        cos_table: [num_positions, D / 2], of every position there can be.
+        sin_table: likewise; not negated.
+    """
+
+    __slots__ = ("_embedding", "_looked_up", "_positions", "cos_table", "sin_table")
+
+    def __init__(self, embedding: RotaryEmbedding, positions: torch.Tensor) -> None:
+        self._embedding = embedding
+        self._positions = positions
+        self._looked_up: tuple[torch.Tensor, torch.Tensor] | None = None
+        self.cos_table, self.sin_table = embedding.half_tables
+
+    @property
+    def looked_up(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cosines and signed sines of the step's tokens, [T, 1, D] each, for `rotate_`; looked up at the first call."""
+        if self._looked_up is None:
+            self._looked_up = self._embedding.look_up(self._positions)
+        return self._looked_up
 
 
 def rotate_(heads: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> None:

@@ -51,8 +51,8 @@ def all_logits(loaded: Loaded, tokens: list[int]) -> torch.Tensor:
     step, runner = builder.build([(0, len(tokens))]), loaded.runner
     runner.tables.apply(step)
     batch = dataclasses.replace(runner.tables.batch(step), logit_indices=None)
-    runner.attention.plan(batch)
-    return runner.model.forward(batch, runner.attention)
+    runner.attention.prefill.plan(batch)
+    return runner.model.forward(batch, runner.attention.prefill)
 
 
 def test_it_says_what_it_is_and_takes_less_memory(small_model: MakeModel) -> None:

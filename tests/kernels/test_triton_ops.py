@@ -1,0 +1,48 @@
+"""A whole small decoder with the fused operators beside the same decoder in plain torch, step by step."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from learnsgl.attention.torch_backend import TorchAttention
+from learnsgl.models.dummy import fill_with_dummy_weights
+from learnsgl.models.ops import TorchOps
+from learnsgl.models.qwen2 import Qwen2ForCausalLM
+from learnsgl.models.qwen3 import Qwen3ForCausalLM
+from learnsgl.models.triton_ops import TritonOps
+from tests.kernels.cases import assert_close
+from tests.kernels.test_triton_backend import HEAD_DIM, NUM_HEADS, NUM_KV_HEADS, STEPS, Pair
+from tests.models.small_config import small_config
+
+
+@pytest.mark.parametrize("architecture", [Qwen2ForCausalLM, Qwen3ForCausalLM])
+def test_a_decoder_computes_the_same(architecture: type, device: torch.device) -> None:
+    config = small_config(
+        num_hidden_layers=2, num_attention_heads=NUM_HEADS, num_key_value_heads=NUM_KV_HEADS, head_dim=HEAD_DIM,
+        architectures=[architecture.__name__],
+    )  # fmt: skip
+    model = architecture(config, num_positions=96, dtype=torch.float32, device=device)
+    fill_with_dummy_weights(model.checkpoint_tensors(), seed=1)
+    pair = Pair(device, 4)
+    # the torch backend under the fused operators rotates in a launch of its own
+    third = TorchAttention(Pair(device, 4).pools[0], pair.page_table, num_heads=NUM_HEADS, max_dense_bytes=0)
+    for runs in STEPS:
+        batch = pair.batch(runs)
+        generator = torch.Generator().manual_seed(len(batch.positions))
+        ids = torch.randint(config.vocab_size, (len(batch.positions),), generator=generator).int().to(device)
+        wanted = torch.tensor([0, len(ids) - 1], device=device) if len(ids) > 2 else None
+        batch = dataclasses.replace(batch, input_ids=ids, logit_indices=wanted)
+        logits = []
+        for ops, backend in ((TorchOps(), pair.torch), (TritonOps(), pair.triton), (TritonOps(), third)):
+            model.use_ops(ops)
+            backend.plan(batch)
+            logits.append(model.forward(batch, backend))
+        assert logits[0].shape == (2 if wanted is not None else len(ids), config.vocab_size)
+        assert_close(logits[1], logits[0])
+        assert_close(logits[2], logits[0])
+        into = torch.empty_like(logits[0])
+        assert model.forward(batch, backend, out=into) is into
+        assert_close(into, logits[0])

@@ -17,8 +17,10 @@ from learnsgl.errors import MessageError
 from learnsgl.message.types import (
     AbortMsg,
     DetokenizeMsg,
+    FlushCacheMsg,
     LogprobsMsg,
     Message,
+    TextCallMsg,
     TokenizeMsg,
     UserMsg,
     UserReply,
@@ -51,9 +53,9 @@ class Envelope(msgspec.Struct, array_like=True, frozen=True):
 
 _KINDS: dict[str, Any] = {
     API_CHANNEL: list[UserReply],
-    SCHEDULER_CHANNEL: list[UserMsg | AbortMsg],
+    SCHEDULER_CHANNEL: list[UserMsg | AbortMsg | FlushCacheMsg],
     DETOKENIZER_CHANNEL: list[DetokenizeMsg],
-    TOKENIZER_PREFIX: list[TokenizeMsg | AbortMsg],
+    TOKENIZER_PREFIX: list[TokenizeMsg | AbortMsg | TextCallMsg | FlushCacheMsg],
 }
 _encoder = msgspec.msgpack.Encoder()
 _envelope_decoder = msgspec.msgpack.Decoder(Envelope)
@@ -143,7 +145,10 @@ def kinds_of(messages: Sequence[Message]) -> str:
 
 
 def uids_of(messages: Sequence[Message]) -> bytes:
-    """The requests that a list of messages is about, each once, in order of appearance: int64 [n] as bytes."""
+    """The requests that a list of messages is about, each once, in order of appearance: int64 [n] as bytes.
+
+    Calls are about none.
+    """
     first = messages[0]
     if len(messages) == 1 and isinstance(first, DetokenizeMsg) and not first.accepted and not first.endings:
         return first.uids  # the common case: one step, one token for each request
@@ -155,6 +160,6 @@ def uids_of(messages: Sequence[Message]) -> bytes:
             found.update(dict.fromkeys(ending.uid for ending in message.endings))
         elif isinstance(message, UserReply):
             found.update(dict.fromkeys(delta.uid for delta in message.deltas))
-        else:
+        elif not isinstance(message, (TextCallMsg, FlushCacheMsg)):
             found[message.uid] = None
     return np.array(list(found), np.int64).tobytes()

@@ -1,7 +1,10 @@
-"""The five kinds of message, in the order in which a request causes them.
+"""The kinds of message, in the order in which a request causes them.
 
     API ──TokenizeMsg──▶ tokenizer ──UserMsg──▶ scheduler ──DetokenizeMsg──▶ detokenizer ──UserReply──▶ API
      └──────AbortMsg──────▶└──────AbortMsg────▶     ▲──────────AbortMsg──────────┘
+
+Two more ask a worker for something beside requests, and take the same roads: `TextCallMsg` ends at the tokenizer,
+`FlushCacheMsg` at the scheduler, and a `CallReply` comes back.
 
 They are msgspec structs, encoded as MessagePack maps with their name in `type`; one ZMQ message carries a list of
 them. Arrays travel as bytes: int32 token ids and int64 uids, little-endian. A client's abort takes the same road as
@@ -39,6 +42,38 @@ class AbortMsg(msgspec.Struct, tag="AbortMsg", tag_field="type", omit_defaults=T
     reason: FinishReason = FinishReason.ABORT
     num_kept_tokens: int | None = None
     """With a stop string: generated tokens up to and including the one that completed it."""
+
+
+class TextCallMsg(msgspec.Struct, tag="TextCallMsg", tag_field="type", omit_defaults=True):
+    """API server to tokenizer: text or a chat to token ids, or token ids to text. One of the three is given."""
+
+    call: int
+    """Number of the call, which its reply has too."""
+    text: str | None = None
+    messages: list[dict[str, Any]] | None = None
+    token_ids: list[int] | None = None
+    special_tokens: bool = True
+    """Of text: whether those are added that the model wants at its beginning; of token ids: whether they give text."""
+    with_strings: bool = False
+    """Whether each token is wanted as text, too."""
+
+
+class FlushCacheMsg(msgspec.Struct, tag="FlushCacheMsg", tag_field="type"):
+    """API server to scheduler, through the tokenizer: forget every cached prefix, unless a request runs."""
+
+    call: int
+
+
+class CallReply(msgspec.Struct, omit_defaults=True):
+    """What came of a call."""
+
+    call: int
+    text: str | None = None
+    token_ids: list[int] | None = None
+    token_strings: list[str] | None = None
+    num_pages: int = 0
+    """Pages of the cache that are free now."""
+    error: ErrorInfo | None = None
 
 
 class UserMsg(msgspec.Struct, tag="UserMsg", tag_field="type", omit_defaults=True):
@@ -131,6 +166,7 @@ class DetokenizeMsg(msgspec.Struct, tag="DetokenizeMsg", tag_field="type", omit_
     logprobs: LogprobsMsg | None = None
     """Of those of `token_ids` whose requests ask for it."""
     prompt_logprobs: list[PromptLogprobsMsg] = []
+    replies: list[CallReply] = []
 
 
 class TopLogprob(msgspec.Struct, array_like=True, frozen=True):
@@ -181,6 +217,7 @@ class UserReply(msgspec.Struct, tag="UserReply", tag_field="type", omit_defaults
     """Detokenizer (or tokenizer, for an error) to API server: deltas for any number of requests, in order."""
 
     deltas: list[Delta]
+    replies: list[CallReply] = []
 
 
-Message = TokenizeMsg | AbortMsg | UserMsg | DetokenizeMsg | UserReply
+Message = TokenizeMsg | AbortMsg | TextCallMsg | FlushCacheMsg | UserMsg | DetokenizeMsg | UserReply

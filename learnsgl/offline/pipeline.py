@@ -16,12 +16,13 @@ import numpy as np
 from learnsgl.config import SchedulerConfig
 from learnsgl.core import FinishReason, ReqKey, SamplingParams
 from learnsgl.errors import EngineError, ServingError
-from learnsgl.message.types import AbortMsg, Delta, DetokenizeMsg, ErrorInfo, Message, TokenizeMsg, UserMsg, UserReply
+from learnsgl.message.types import AbortMsg, Delta, DetokenizeMsg, ErrorInfo, Message, TokenizeMsg, UserReply
 from learnsgl.offline.interrupts import uninterrupted
 from learnsgl.offline.live import Call, LiveCompletion
 from learnsgl.offline.prompts import PromptContent
 from learnsgl.offline.recording import Recording
 from learnsgl.scheduler.executor import Executor, ExecutorInfo
+from learnsgl.scheduler.io import for_scheduler
 from learnsgl.scheduler.scheduler import Scheduler
 from learnsgl.server.http_trace import HttpTrace
 from learnsgl.tokenizer.detokenizer_worker import DetokenizerWorker
@@ -209,7 +210,7 @@ class Pipeline:
             self._recording.recorder.flush_if_due()
 
     def _receive_and_step(self) -> None:
-        self._scheduler.receive([one for one in self._to_scheduler.take() if isinstance(one, (UserMsg, AbortMsg))])
+        self._scheduler.receive(for_scheduler(self._to_scheduler.take()))
         reply = self._scheduler.step()
         if reply is None:
             self._deliver()  # of a prompt that couldn't be tokenized

@@ -5,9 +5,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from learnsgl.message.channel import SendChannel
 from learnsgl.message.mailbox import Mailbox
-from learnsgl.message.types import AbortMsg, DetokenizeMsg, Message, UserMsg
+from learnsgl.message.types import AbortMsg, DetokenizeMsg, FlushCacheMsg, Message, UserMsg
+
+SchedulerMessage = UserMsg | AbortMsg | FlushCacheMsg
 
 
 class SchedulerIO:
@@ -27,19 +31,19 @@ class SchedulerIO:
         """Whether the parent has asked the process to stop."""
         return self._mailbox.stopping
 
-    def receive(self, *, block: bool) -> list[UserMsg | AbortMsg]:
+    def receive(self, *, block: bool) -> list[SchedulerMessage]:
         """What has arrived; with `block`, waits until something has or the parent says stop."""
-        return _for_scheduler(self._mailbox.receive(block=block))
+        return for_scheduler(self._mailbox.receive(block=block))
 
-    def receive_last(self) -> list[UserMsg | AbortMsg]:
+    def receive_last(self) -> list[SchedulerMessage]:
         """After the word to stop: what still arrives, nothing once it is quiet."""
-        return _for_scheduler(self._mailbox.receive_last())
+        return for_scheduler(self._mailbox.receive_last())
 
     def send(self, message: DetokenizeMsg) -> None:
         """Send what a step gave to the detokenizer."""
         self._detokenizer.send([message])
 
 
-def _for_scheduler(messages: list[Message]) -> list[UserMsg | AbortMsg]:
+def for_scheduler(messages: Sequence[Message]) -> list[SchedulerMessage]:
     """The messages with the type that the channel's decoder has made sure of."""
-    return [message for message in messages if isinstance(message, (UserMsg, AbortMsg))]
+    return [message for message in messages if isinstance(message, (UserMsg, AbortMsg, FlushCacheMsg))]

@@ -26,7 +26,16 @@ from learnsgl.kvcache.allocator import PageAllocator
 from learnsgl.kvcache.base import PrefixCache
 from learnsgl.kvcache.naive import NaiveCache
 from learnsgl.kvcache.radix import RadixCache
-from learnsgl.message.types import AbortMsg, Accepted, DetokenizeMsg, Ending, ErrorInfo, UserMsg
+from learnsgl.message.types import (
+    AbortMsg,
+    Accepted,
+    CallReply,
+    DetokenizeMsg,
+    Ending,
+    ErrorInfo,
+    FlushCacheMsg,
+    UserMsg,
+)
 from learnsgl.scheduler import replies
 from learnsgl.scheduler.decode import decodable_rows
 from learnsgl.scheduler.executor import Executor, Step, StepResult, Ticket
@@ -101,11 +110,13 @@ class Scheduler:
         """Requests that have not ended."""
         return len(self.prefill.queue) + len(self.running.unfinished_rows())
 
-    def receive(self, messages: Sequence[UserMsg | AbortMsg]) -> None:
+    def receive(self, messages: Sequence[UserMsg | AbortMsg | FlushCacheMsg]) -> None:
         """Take messages over, in their order."""
         for message in messages:
             if isinstance(message, AbortMsg):
                 self._abort(message)
+            elif isinstance(message, FlushCacheMsg):
+                self._flush_cache(message)
             else:
                 self._enqueue(message)
 
@@ -160,6 +171,17 @@ class Scheduler:
         )
         self.running.release(self.step_number, rows)
 
+    def _flush_cache(self, message: FlushCacheMsg) -> None:
+        """Forget every cached prefix, where no request holds any."""
+        num_busy = len(self.running.rows) + len(self.prefill.queue)
+        if num_busy:
+            text = f"{num_busy} requests have not ended, and hold pages of the cache; flush it when none runs"
+            self._outbox.replies.append(CallReply(message.call, error=ErrorInfo(text, 400, "server_busy")))
+            return
+        num_pages = self.running.cache.num_evictable
+        self.running.cache.evict(num_pages)
+        self._outbox.replies.append(CallReply(message.call, num_pages=num_pages))
+
     def _finish_waiting(self, key: ReqKey, reason: FinishReason, error: ErrorInfo | None = None) -> None:
         """End a request that is still in the queue."""
         req = self.prefill.queue.pop(key)
@@ -202,7 +224,7 @@ class Scheduler:
     @property
     def _has_reply(self) -> bool:
         outbox = self._outbox
-        return bool(outbox.uids or outbox.accepted or outbox.endings or outbox.prompt_logprobs)
+        return bool(outbox.uids or outbox.accepted or outbox.endings or outbox.prompt_logprobs or outbox.replies)
 
     def _take_reply(self) -> DetokenizeMsg | None:
         if not self._has_reply:
@@ -290,8 +312,10 @@ class Scheduler:
         self._outbox.choices = as_bytes(step.choices[kept], "i4")
         self._outbox.token_ids = as_bytes(tokens, "i4")
         self._outbox.hidden = is_end.astype(np.uint8).tobytes() if is_end.any() else b""
-        self._outbox.logprobs = replies.of_tokens(result, kept[step.wants_token])
-        self._outbox.prompt_logprobs = replies.of_prompts(result, table)
+        if result.logprobs is not None:
+            self._outbox.logprobs = replies.of_tokens(result, kept[step.wants_token])
+        if result.prompt_logprobs:
+            self._outbox.prompt_logprobs = replies.of_prompts(result, table)
         self.running.remember_prompts(rows[: step.num_prefill])
         ended = is_end | (positions + 1 >= table.limit_len[got])
         reasons = [FinishReason.STOP if end else FinishReason.LENGTH for end in is_end[ended]]

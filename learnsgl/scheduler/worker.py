@@ -12,9 +12,9 @@ from pathlib import Path
 from learnsgl.config import EngineConfig, SchedulerConfig
 from learnsgl.errors import EngineError
 from learnsgl.message.codec import DETOKENIZER_CHANNEL, SCHEDULER_CHANNEL
-from learnsgl.message.types import AbortMsg, ErrorInfo, UserMsg
+from learnsgl.message.types import ErrorInfo
 from learnsgl.scheduler.executor import Executor, ExecutorInfo
-from learnsgl.scheduler.io import SchedulerIO
+from learnsgl.scheduler.io import SchedulerIO, SchedulerMessage
 from learnsgl.scheduler.scheduler import Scheduler
 from learnsgl.server.worker import Worker, load_named, record_phase
 from learnsgl.trace import events
@@ -59,7 +59,7 @@ def run_loop(scheduler: Scheduler, io: SchedulerIO) -> None:
         raise
 
 
-def _turn(scheduler: Scheduler, io: SchedulerIO, messages: list[UserMsg | AbortMsg]) -> None:
+def _turn(scheduler: Scheduler, io: SchedulerIO, messages: list[SchedulerMessage]) -> None:
     scheduler.receive(messages)
     reply = scheduler.step()
     if reply is not None:

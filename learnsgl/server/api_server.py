@@ -8,16 +8,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
 
-import msgspec
 from fastapi import FastAPI, Request
 from starlette.responses import Response
 
-from learnsgl.errors import RequestError
 from learnsgl.server.answers import ChatAnswer, CompletionAnswer
 from learnsgl.server.generate_answer import GenerateAnswer
+from learnsgl.server.http import ModelCard, json_response, read_body
 from learnsgl.server.http_errors import CLIENT_GONE_STATUS, add_error_handlers, error_body, error_response, route_of
 from learnsgl.server.live import LiveRequest, RequestFailed
 from learnsgl.server.live_choice import Piece
@@ -27,38 +24,7 @@ from learnsgl.server.parse_generate import parse_generate
 from learnsgl.server.requests import RequestHub
 from learnsgl.server.sse import Chunk, ClientLeft, EventStream, WholeAnswer, unless_client_leaves
 from learnsgl.server.streams import stream_chat_completions, stream_completions, stream_generate
-
-MAX_BODY_BYTES = 8 << 20
-"""Longest body of a request. Its token ids, at most 4 bytes for each of these, fit into one ZMQ message."""
-
-
-@dataclass(frozen=True)
-class ModelCard:
-    """What `/v1/models` tells.
-
-    Attributes:
-        name: what clients call the model.
-        root: what the server was told to load.
-        max_model_len: most tokens of one request, prompt and output.
-        created: when the server started, in seconds since 1970.
-    """
-
-    name: str
-    root: str
-    max_model_len: int
-    created: int
-
-    def to_json(self) -> dict[str, Any]:
-        """OpenAI's model object, with vLLM's `root` and length of the context."""
-        return {
-            "id": self.name,
-            "object": "model",
-            "created": self.created,
-            "owned_by": "learnsgl",
-            "root": self.root,
-            "parent": None,
-            "max_model_len": self.max_model_len,
-        }
+from learnsgl.server.tool_routes import ToolRoutes, add_tool_routes
 
 
 def make_app(hub: RequestHub, model: ModelCard, run_id: str) -> FastAPI:
@@ -78,6 +44,7 @@ def make_app(hub: RequestHub, model: ModelCard, run_id: str) -> FastAPI:
     app.add_api_route("/v1/models", routes.models, methods=["GET"])
     app.add_api_route("/v1/models/{model_id:path}", routes.model, methods=["GET"])
     app.add_api_route("/health", routes.health, methods=["GET"])
+    add_tool_routes(app, ToolRoutes(hub, model, run_id))
     return app
 
 
@@ -111,18 +78,18 @@ class Routes:
 
     async def models(self, request: Request) -> Response:
         """`GET /v1/models`."""
-        return _json({"object": "list", "data": [self._model.to_json()]})
+        return json_response({"object": "list", "data": [self._model.to_json()]})
 
     async def model(self, request: Request, model_id: str) -> Response:
         """`GET /v1/models/{id}`; an id may hold slashes."""
         check_model(model_id, self._model.name)
-        return _json(self._model.to_json())
+        return json_response(self._model.to_json())
 
     async def health(self, request: Request) -> Response:
         """`GET /health`: 200 while requests are taken."""
         if self._hub.refusal is not None:
             return error_response(self._hub.refusal)
-        return _json({"status": "ok", "model": self._model.name, "num_running": self._hub.num_running})
+        return json_response({"status": "ok", "model": self._model.name, "num_running": self._hub.num_running})
 
     def _submit(self, request: Request, new: NewRequest) -> LiveRequest:
         return self._hub.submit(new, route_of(request))
@@ -146,26 +113,6 @@ class Routes:
         except ClientLeft:
             return Response(status_code=CLIENT_GONE_STATUS)
         return WholeAnswer(whole(pieces), live, hub)
-
-
-async def read_body(request: Request) -> bytes:
-    """The body of a request.
-
-    Raises:
-        RequestError: it is longer than `MAX_BODY_BYTES`.
-    """
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_BODY_BYTES:
-            raise RequestError(
-                f"the body is longer than {MAX_BODY_BYTES} bytes; send less", status=413, code="request_too_large"
-            )
-    return bytes(body)
-
-
-def _json(body: dict[str, Any]) -> Response:
-    return Response(msgspec.json.encode(body), media_type="application/json")
 
 
 def _now_s() -> int:

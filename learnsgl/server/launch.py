@@ -27,7 +27,8 @@ from learnsgl.message.codec import API_CHANNEL, tokenizer_channel
 from learnsgl.message.sockets import make_socket_folder, remove_socket_folder
 from learnsgl.scheduler.executor import ENGINE_FACTORY, ExecutorInfo
 from learnsgl.server import signals
-from learnsgl.server.api_server import ModelCard, make_app
+from learnsgl.server.api_server import make_app
+from learnsgl.server.http import ModelCard
 from learnsgl.server.http_trace import HttpTrace
 from learnsgl.server.port import bind_port, listen, url_of
 from learnsgl.server.processes import Processes

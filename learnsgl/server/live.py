@@ -36,6 +36,7 @@ class LiveRequest:
         request: what the client asked for.
         uids: the ids of its prompts, in their order.
         prompts: what is known of each prompt, by its id.
+        names: what its client calls its prompts, with their ids.
         choices: all choices, in the order of the answer.
         connection_closed: whether the connection to the client is closed.
         client_gone: whether the client went away before its ending, which is still to come.
@@ -54,6 +55,8 @@ class LiveRequest:
             for choice in range(prompt.sampling.n):
                 every_token = request.generate is not None
                 self.choices.append(LiveChoice(ReqKey(uid, choice), len(self.choices), prompt, every_token))
+        ids = request.generate.ids if request.generate is not None else None
+        self.names = dict(zip(ids or (), self.uids, strict=False))
         self._by_key = {choice.key: choice for choice in self.choices}
         self.connection_closed = False
         self.client_gone = False

@@ -12,7 +12,18 @@ from collections.abc import Sequence
 from learnsgl.core import FinishReason, ReqKey
 from learnsgl.errors import RequestError
 from learnsgl.message.channel import SendChannel
-from learnsgl.message.types import AbortMsg, Delta, Ending, ErrorInfo, Message, TokenizeMsg, UserReply
+from learnsgl.message.types import (
+    AbortMsg,
+    CallReply,
+    Delta,
+    Ending,
+    ErrorInfo,
+    FlushCacheMsg,
+    Message,
+    TextCallMsg,
+    TokenizeMsg,
+    UserReply,
+)
 from learnsgl.server.http_errors import CLIENT_GONE_STATUS, DEFECT
 from learnsgl.server.http_trace import HttpTrace
 from learnsgl.server.live import LiveRequest
@@ -37,7 +48,11 @@ class RequestHub:
         self._live: dict[int, LiveRequest] = {}
         self._num_open: dict[int, int] = {}
         """Choices that have not ended, by the id of their prompt."""
+        self._names: dict[str, int] = {}
+        """Ids of prompts by what their clients call them."""
         self._last_uid = 0
+        self._last_call = 0
+        self._calls: dict[int, asyncio.Future[CallReply]] = {}
         self._unsettled: dict[ReqKey, None] = {}
         """Choices that `end_all` has ended, whose endings in the scheduler are still to come."""
         self._refusal: ErrorInfo | None = None
@@ -60,9 +75,9 @@ class RequestHub:
         Raises:
             RequestError: the server takes no more requests.
         """
-        if self._refusal is not None:
-            raise RequestError(self._refusal.message, status=self._refusal.status, code=self._refusal.code)
+        self._check_open()
         live = LiveRequest(self._last_uid + 1, request)
+        self._take_names(live)
         self._last_uid += len(live.uids)
         for uid, prompt in zip(live.uids, request.prompts, strict=True):
             self._live[uid] = live
@@ -80,12 +95,69 @@ class RequestHub:
             raise
         return live
 
+    def _check_open(self) -> None:
+        if self._refusal is not None:
+            raise RequestError(self._refusal.message, status=self._refusal.status, code=self._refusal.code)
+
+    def _take_names(self, live: LiveRequest) -> None:
+        names = live.names
+        taken = [name for name in names if name in self._names]
+        if taken:
+            raise RequestError(f"rid {taken[0]!r} is the name of a request that still runs; take another", param="rid")
+        self._names.update(names)
+
+    async def call(self, message: TextCallMsg | FlushCacheMsg) -> CallReply:
+        """Ask a worker for something beside requests; the call gets its number here.
+
+        Raises:
+            RequestError: the worker says why not, or the server ends.
+        """
+        self._check_open()
+        self._last_call += 1
+        message.call = self._last_call
+        reply: asyncio.Future[CallReply] = asyncio.get_running_loop().create_future()
+        self._calls[message.call] = reply
+        try:
+            self._tokenizers[message.call % len(self._tokenizers)].send([message])
+            told = await reply
+        finally:
+            del self._calls[message.call]
+        if told.error is not None:
+            error = told.error
+            raise RequestError(error.message, status=error.status, code=error.code, param=error.param)
+        return told
+
+    def abort_named(self, name: str) -> int:
+        """Abort the prompt that its client calls so. Its answer ends, and says that it was aborted.
+
+        Returns:
+            How many prompts that were.
+        """
+        return self._abort_prompts([self._names[name]] if name in self._names else [])
+
+    def abort_uid(self, uid: int) -> int:
+        """Likewise, every prompt of the HTTP request to which the prompt with this id belongs."""
+        live = self._live.get(uid)
+        return 0 if live is None else self._abort_prompts([one for one in live.uids if one in self._live])
+
+    def abort_all(self) -> int:
+        """Likewise, everything that runs."""
+        return self._abort_prompts(list(self._live))
+
+    def _abort_prompts(self, uids: Sequence[int]) -> int:
+        for uid in uids:
+            self._send(AbortMsg(uid))
+        return len(uids)
+
     def on_messages(self, messages: Sequence[Message]) -> None:
         """Take replies from the workers. Those of requests that have ended here already are of no more use."""
         for message in messages:
             if isinstance(message, UserReply):
                 for delta in message.deltas:
                     self._on_delta(delta)
+                for reply in message.replies:
+                    if (waiting := self._calls.get(reply.call)) is not None and not waiting.done():
+                        waiting.set_result(reply)
 
     def _on_delta(self, delta: Delta) -> None:
         key = ReqKey(delta.uid, delta.choice)
@@ -109,7 +181,10 @@ class RequestHub:
         self._refusal = info
 
     def end_all(self, info: ErrorInfo) -> None:
-        """End every request with this error now, and tell the workers to stop working on them."""
+        """End every request and call with this error now, and tell the workers to stop working on them."""
+        for call, waiting in self._calls.items():
+            if not waiting.done():
+                waiting.set_result(CallReply(call, error=info))
         for live in dict.fromkeys(self._live.values()):
             if not live.client_gone:
                 self._abort(live)
@@ -162,6 +237,8 @@ class RequestHub:
         self._num_open[uid] -= 1
         if not self._num_open[uid]:
             del self._num_open[uid], self._live[uid]
+            for name in [name for name, named in live.names.items() if named == uid]:
+                del self._names[name]
         if not self._live:
             self._idle.set()
 

@@ -42,7 +42,7 @@ class Tokenizer:
         """Whether `encode_chat` works."""
         return self._wrapped.chat_template is not None
 
-    def encode_text(self, text: str) -> list[int]:
+    def encode_text(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Token ids of a prompt, with the special tokens that the model wants at its beginning.
 
         A special token that is written out in the text becomes that token.
@@ -50,7 +50,7 @@ class Tokenizer:
         Raises:
             RequestError: the text isn't valid Unicode, or gives no token.
         """
-        return self._encode(text, add_special_tokens=True, param="prompt")
+        return self._encode(text, add_special_tokens=add_special_tokens, param="prompt")
 
     def encode_chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
         """Token ids of a chat, rendered with the model's template up to where the assistant's answer begins.
@@ -94,6 +94,10 @@ class Tokenizer:
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
         """The text of a whole sequence of tokens."""
         return self._backend.decode(token_ids, skip_special_tokens=skip_special_tokens)
+
+    def has_token(self, token_id: int) -> bool:
+        """Whether there is a token with this id."""
+        return self._backend.id_to_token(token_id) is not None
 
     def token_bytes(self, token_id: int) -> bytes:
         """The text of one token by itself, in UTF-8; a special token as it is written.

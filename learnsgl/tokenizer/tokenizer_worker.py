@@ -12,7 +12,20 @@ import numpy as np
 from learnsgl.core import FinishReason, Int32Array
 from learnsgl.errors import RequestError
 from learnsgl.message.channel import Sender
-from learnsgl.message.types import AbortMsg, Delta, Ending, ErrorInfo, Message, TokenizeMsg, UserMsg, UserReply
+from learnsgl.message.types import (
+    AbortMsg,
+    CallReply,
+    Delta,
+    Ending,
+    ErrorInfo,
+    FlushCacheMsg,
+    Message,
+    TextCallMsg,
+    TokenizeMsg,
+    UserMsg,
+    UserReply,
+)
+from learnsgl.tokenizer.text_calls import reply_to
 from learnsgl.tokenizer.tokenize import Tokenizer
 from learnsgl.trace import events
 from learnsgl.trace.recorder import Recorder
@@ -27,7 +40,7 @@ class TokenizerWorker:
         tokenizer: the model's tokenizer.
         recorder: where `tok.*` events go.
         to_scheduler: takes the tokenized requests, and aborts.
-        to_api: takes the errors of requests that can't be tokenized.
+        to_api: takes the errors of requests that can't be tokenized, and the replies to calls.
     """
 
     def __init__(self, tokenizer: Tokenizer, recorder: Recorder, to_scheduler: Sender, to_api: Sender) -> None:
@@ -37,11 +50,15 @@ class TokenizerWorker:
         self._to_api = to_api
         self._requests: list[Message] = []
         self._failures: list[Delta] = []
+        self._call_replies: list[CallReply] = []
 
-    def process_one_msg(self, message: TokenizeMsg | AbortMsg) -> None:
-        """Tokenize one request, or pass an abort on."""
-        if isinstance(message, AbortMsg):
+    def process_one_msg(self, message: TokenizeMsg | AbortMsg | TextCallMsg | FlushCacheMsg) -> None:
+        """Tokenize one request, answer a call, or pass on what is the scheduler's."""
+        if isinstance(message, (AbortMsg, FlushCacheMsg)):
             self._requests.append(message)
+            return
+        if isinstance(message, TextCallMsg):
+            self._call_replies.append(reply_to(message, self._tokenizer))
             return
         start_ns = self._recorder.now()
         try:
@@ -65,9 +82,9 @@ class TokenizerWorker:
         """Send what has been tokenized, and the errors: one message each."""
         if self._requests:
             self._to_scheduler.send(self._requests)
-        if self._failures:
-            self._to_api.send([UserReply(self._failures)])
-        self._requests, self._failures = [], []
+        if self._failures or self._call_replies:
+            self._to_api.send([UserReply(self._failures, self._call_replies)])
+        self._requests, self._failures, self._call_replies = [], [], []
 
     def _encode(self, message: TokenizeMsg) -> Int32Array:
         if message.messages is not None:

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from learnsgl.message.codec import API_CHANNEL, DETOKENIZER_CHANNEL, SCHEDULER_CHANNEL, tokenizer_channel
 from learnsgl.message.mailbox import Mailbox
-from learnsgl.message.types import AbortMsg, DetokenizeMsg, Message, TokenizeMsg
+from learnsgl.message.types import AbortMsg, DetokenizeMsg, FlushCacheMsg, Message, TextCallMsg, TokenizeMsg
 from learnsgl.server.worker import Worker, record_phase
 from learnsgl.tokenizer.detokenizer_worker import DetokenizerWorker
 from learnsgl.tokenizer.tokenize import Tokenizer, load_tokenizer
@@ -61,7 +61,7 @@ def _load(worker: Worker) -> Tokenizer:
 
 def _tokenizer_jobs(worker: Worker, tokenizer: Tokenizer) -> Jobs:
     job = TokenizerWorker(tokenizer, worker.recorder, worker.sender(SCHEDULER_CHANNEL), worker.sender(API_CHANNEL))
-    return {TokenizeMsg: job, AbortMsg: job}
+    return dict.fromkeys((TokenizeMsg, AbortMsg, TextCallMsg, FlushCacheMsg), job)
 
 
 def _detokenizer_jobs(worker: Worker, tokenizer: Tokenizer) -> Jobs:

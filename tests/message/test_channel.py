@@ -26,13 +26,16 @@ from learnsgl.message.sockets import channel_address, make_socket_folder, remove
 from learnsgl.message.types import (
     AbortMsg,
     Accepted,
+    CallReply,
     Delta,
     DetokenizeMsg,
     Ending,
     ErrorInfo,
+    FlushCacheMsg,
     LogprobsMsg,
     Message,
     PromptLogprobsMsg,
+    TextCallMsg,
     TokenizeMsg,
     UserMsg,
     UserReply,
@@ -80,8 +83,10 @@ MESSAGES: dict[str, list[Message]] = {
         TokenizeMsg(2, SamplingParams(), text="b"),
         TokenizeMsg(3, SamplingParams(seed=-5), input_ids=[1, 2]),
         AbortMsg(1),
+        TextCallMsg(9, token_ids=[1, 2], special_tokens=False),
+        FlushCacheMsg(4),
     ],
-    "scheduler": [user(1), AbortMsg(1, 0, FinishReason.STOP, 7)],
+    "scheduler": [user(1), AbortMsg(1, 0, FinishReason.STOP, 7), FlushCacheMsg(4)],
     "detokenizer": [
         DetokenizeMsg(
             5, [Accepted(1, 0, 3, SamplingParams(stop=("x",)))],
@@ -90,7 +95,10 @@ MESSAGES: dict[str, list[Message]] = {
         ),
         DetokenizeMsg(),
     ],
-    "api": [UserReply([Delta(1, 0, True, "text", 1), Delta(2, ending=Ending(2, 0, FinishReason.STOP))])],
+    "api": [
+        UserReply([Delta(1, 0, True, "text", 1), Delta(2, ending=Ending(2, 0, FinishReason.STOP))]),
+        UserReply([], [CallReply(9, "text"), CallReply(4, error=ErrorInfo("busy"))]),
+    ],
 }  # fmt: skip
 
 

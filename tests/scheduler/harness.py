@@ -10,7 +10,7 @@ import numpy as np
 
 from learnsgl.config import SchedulerConfig
 from learnsgl.core import FinishReason, ReqKey, SamplingParams, Stage
-from learnsgl.message.types import AbortMsg, DetokenizeMsg, Ending, UserMsg
+from learnsgl.message.types import AbortMsg, CallReply, DetokenizeMsg, Ending, UserMsg
 from learnsgl.scheduler.live_state import LiveState
 from learnsgl.scheduler.scheduler import Scheduler
 from learnsgl.trace import events
@@ -55,6 +55,7 @@ class Harness:
         self.choice_endings: dict[ReqKey, Ending] = {}
         self.logprobs: dict[ReqKey, list[tuple[int, float]]] = {}
         self.prompt_logprobs: dict[ReqKey, list[float]] = {}
+        self.call_replies: list[CallReply] = []
         self._uids = itertools.count(1)
 
     # ------------------------------------------------------------ what clients do
@@ -101,6 +102,7 @@ class Harness:
             key = ReqKey(uid, choice)
             assert key not in self.choice_endings, "a token after the ending"
             self.choice_outputs[key].append(token)
+        self.call_replies += reply.replies
         if reply.logprobs is not None:
             values = np.frombuffer(reply.logprobs.logprobs, "<f4").tolist()
             for place, value in zip(np.frombuffer(reply.logprobs.places, "<i4").tolist(), values, strict=True):

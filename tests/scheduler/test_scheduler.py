@@ -9,7 +9,7 @@ import pytest
 
 from learnsgl.core import FinishReason, SamplingParams, Stage
 from learnsgl.errors import TraceViolation
-from learnsgl.message.types import ErrorInfo, UserMsg
+from learnsgl.message.types import CallReply, ErrorInfo, FlushCacheMsg, UserMsg
 from learnsgl.trace import events
 from learnsgl.trace.fold import Fold, numbers
 from learnsgl.trace.state import digest_of
@@ -382,3 +382,24 @@ def test_a_large_state_is_written_slice_by_slice(monkeypatch: pytest.MonkeyPatch
     assert max(max(gaps, default=0) for gaps in steps.values()) > 1
     harness.run()
     assert harness.fold.num_keyframes >= 2
+
+
+def test_the_cache_is_flushed_only_while_nothing_runs() -> None:
+    harness = Harness()
+    harness.send([1, 2, 3, 4, 5], 3, ignore_eos=True)
+    harness.scheduler.receive([FlushCacheMsg(7)])
+    harness.step()
+    (refused,) = harness.call_replies
+    assert refused.error is not None
+    assert (refused.call, refused.error.code) == (7, "server_busy")
+    while harness.scheduler.has_work:
+        harness.step()
+    num_cached = harness.scheduler.running.cache.num_evictable
+    harness.scheduler.receive([FlushCacheMsg(8)])
+    harness.step()
+    assert harness.call_replies[1:] == [CallReply(8, num_pages=num_cached)]
+    assert num_cached == 7, "all but the last token, whose KV nobody needed"
+    assert harness.scheduler.running.allocator.num_free == harness.scheduler.running.allocator.num_pages
+    uid = harness.send([1, 2, 3, 4, 5], 3, ignore_eos=True)
+    harness.run()
+    assert harness.endings[uid].num_cached_tokens == 0

@@ -9,9 +9,15 @@ from typing import Any
 
 import msgspec
 import pytest
+from starlette.routing import Route
 
-from learnsgl.server import parse_generate
+from learnsgl.server import parse_generate, tool_routes
+from learnsgl.server.api_server import make_app
+from learnsgl.server.http import ModelCard
+from learnsgl.server.http_trace import HttpTrace
 from learnsgl.server.openai import IGNORED, NEUTRAL, ChatCompletionRequest, CompletionRequest, Sampling
+from learnsgl.server.requests import RequestHub
+from learnsgl.trace.recorder import MemoryRecorder
 
 PAGE = (Path(__file__).parents[2] / "docs" / "api.md").read_text(encoding="utf-8")
 
@@ -67,6 +73,27 @@ def test_the_fields_of_generate() -> None:
     assert honoured(rows(second)) == fields(parse_generate.GenerateSampling)
     check_neutral(rows(first), parse_generate.OTHERS.neutral)
     check_neutral(rows(second), parse_generate.SAMPLING_OTHERS.neutral)
+
+
+def test_the_fields_of_the_tools() -> None:
+    parts = re.split(r"^`/(tokenize|detokenize|abort_request|flush_cache)` ", sections()["Tools"], flags=re.MULTILINE)
+    tables = {name: rows(text) for name, text in zip(parts[1::2], parts[2::2], strict=True)}
+    assert honoured(tables["tokenize"]) == fields(tool_routes.TokenizeRequest)
+    assert honoured(tables["detokenize"]) == fields(tool_routes.DetokenizeRequest)
+    assert honoured(tables["abort_request"]) == fields(tool_routes.AbortRequest)
+    check_neutral(tables["tokenize"], tool_routes.OTHERS.neutral)
+
+
+def test_every_route_is_told() -> None:
+    app = make_app(RequestHub([], HttpTrace(MemoryRecorder())), ModelCard("m", "m", 64, 0), "run")
+    served = {
+        (route.path.replace("{model_id:path}", "{id}"), method)
+        for route in app.routes
+        if isinstance(route, Route)
+        for method in (route.methods or set()) - {"HEAD"}
+    }
+    told = re.findall(r"^\| `(/[^`]+)` \| ([A-Z, ]+) \|", PAGE, re.MULTILINE)
+    assert {(path, method) for path, methods in told for method in methods.split(", ")} == served
 
 
 @pytest.mark.parametrize("code", sorted(set(re.findall(r"\(`([a-z_]+)`\)", PAGE))))

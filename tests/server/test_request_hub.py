@@ -15,7 +15,8 @@ from learnsgl.core import FinishReason, SamplingParams
 from learnsgl.errors import MessageError, RequestError
 from learnsgl.message.channel import SendChannel
 from learnsgl.message.types import AbortMsg, Delta, Ending, ErrorInfo, TokenizeMsg, UserReply
-from learnsgl.server.api_server import ModelCard, make_app
+from learnsgl.server.api_server import make_app
+from learnsgl.server.http import ModelCard
 from learnsgl.server.http_trace import HttpTrace
 from learnsgl.server.live import RequestFailed
 from learnsgl.server.live_choice import Piece

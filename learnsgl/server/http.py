@@ -1,0 +1,68 @@
+"""What all routes share: reading a body, answering with JSON, and what is told of the model.
+
+`api_server.py` and `tool_routes.py` call it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+from fastapi import Request
+from starlette.responses import Response
+
+from learnsgl.errors import RequestError
+
+MAX_BODY_BYTES = 8 << 20
+"""Longest body of a request. Its token ids, at most 4 bytes for each of these, fit into one ZMQ message."""
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What `/v1/models` tells.
+
+    Attributes:
+        name: what clients call the model.
+        root: what the server was told to load.
+        max_model_len: most tokens of one request, prompt and output.
+        created: when the server started, in seconds since 1970.
+    """
+
+    name: str
+    root: str
+    max_model_len: int
+    created: int
+
+    def to_json(self) -> dict[str, Any]:
+        """OpenAI's model object, with vLLM's `root` and length of the context."""
+        return {
+            "id": self.name,
+            "object": "model",
+            "created": self.created,
+            "owned_by": "learnsgl",
+            "root": self.root,
+            "parent": None,
+            "max_model_len": self.max_model_len,
+        }
+
+
+async def read_body(request: Request) -> bytes:
+    """The body of a request.
+
+    Raises:
+        RequestError: it is longer than `MAX_BODY_BYTES`.
+    """
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_BODY_BYTES:
+            raise RequestError(
+                f"the body is longer than {MAX_BODY_BYTES} bytes; send less", status=413, code="request_too_large"
+            )
+    return bytes(body)
+
+
+def json_response(body: dict[str, Any]) -> Response:
+    """An answer with status 200."""
+    return Response(msgspec.json.encode(body), media_type="application/json")

@@ -1,0 +1,146 @@
+"""The routes beside those that answer prompts: SGLang's and vLLM's tools for whoever runs the server.
+
+`make_app` of `api_server.py` adds them. They are `/tokenize`, `/detokenize`, `/version`, `/get_model_info`,
+`/flush_cache` and `/abort_request`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+from fastapi import FastAPI, Request
+from starlette.responses import Response
+
+from learnsgl import __version__
+from learnsgl.errors import RequestError
+from learnsgl.message.types import FlushCacheMsg, TextCallMsg
+from learnsgl.server.body import OtherFields, convert, read_object
+from learnsgl.server.http import ModelCard, json_response, read_body
+from learnsgl.server.openai import ChatMessage, TokenId
+from learnsgl.server.parse import check_model, plain_message
+from learnsgl.server.requests import RequestHub
+
+
+class TokenizeRequest(msgspec.Struct):
+    """Body of `POST /tokenize`; exactly one of `prompt` and `messages`."""
+
+    model: str | None = None
+    prompt: str | None = None
+    messages: Annotated[list[ChatMessage], msgspec.Meta(min_length=1)] | None = None
+    add_special_tokens: bool | None = None
+    return_token_strs: bool | None = None
+
+
+class DetokenizeRequest(msgspec.Struct):
+    """Body of `POST /detokenize`."""
+
+    tokens: list[TokenId]
+    model: str | None = None
+    skip_special_tokens: bool | None = None
+
+
+class AbortRequest(msgspec.Struct):
+    """Body of `POST /abort_request`."""
+
+    rid: str | None = None
+    abort_all: bool | None = None
+
+
+OTHERS = OtherFields({"add_generation_prompt": (True,), "continue_final_message": (False,), "tools": ([],)})
+"""Fields of the tools' bodies that aren't supported, as `openai.NEUTRAL`."""
+
+_ID_PREFIXES = ("chatcmpl-", "cmpl-", "")
+
+
+class ToolRoutes:
+    """The routes' functions.
+
+    Args:
+        hub: the running requests, and the way to the workers.
+        model: the model that is served.
+        run_id: part of every answer's id.
+    """
+
+    def __init__(self, hub: RequestHub, model: ModelCard, run_id: str) -> None:
+        self._hub = hub
+        self._model = model
+        self._run_id = run_id
+
+    async def tokenize(self, request: Request) -> Response:
+        """`POST /tokenize`: the token ids of a text or a chat."""
+        given = convert(read_object(await read_body(request)), TokenizeRequest, OTHERS)
+        self._check_model(given.model)
+        if (given.prompt is None) == (given.messages is None):
+            which = "neither" if given.prompt is None else "both"
+            raise RequestError(f"{which} of prompt and messages is given; give exactly one", param="prompt")
+        chat = None
+        if given.messages is not None:
+            chat = [plain_message(message, f"messages[{index}]") for index, message in enumerate(given.messages)]
+        add_special = given.add_special_tokens is None or given.add_special_tokens
+        with_strings = bool(given.return_token_strs)
+        reply = await self._hub.call(TextCallMsg(0, given.prompt, chat, None, add_special, with_strings))
+        tokens = reply.token_ids or []
+        return json_response(
+            {
+                "count": len(tokens), "max_model_len": self._model.max_model_len, "tokens": tokens,
+                "token_strs": reply.token_strings,
+            }
+        )  # fmt: skip
+
+    async def detokenize(self, request: Request) -> Response:
+        """`POST /detokenize`: the text of token ids, under vLLM's name and under SGLang's."""
+        given = convert(read_object(await read_body(request)), DetokenizeRequest, OTHERS)
+        self._check_model(given.model)
+        call = TextCallMsg(0, token_ids=given.tokens, special_tokens=not given.skip_special_tokens)
+        reply = await self._hub.call(call)
+        return json_response({"prompt": reply.text, "text": reply.text})
+
+    async def version(self, request: Request) -> Response:
+        """`GET /version`."""
+        return json_response({"version": __version__})
+
+    async def model_info(self, request: Request) -> Response:
+        """`GET /get_model_info`."""
+        return json_response(
+            {
+                "model_path": self._model.root, "tokenizer_path": self._model.root, "is_generation": True,
+                "preferred_sampling_params": None,
+            }
+        )  # fmt: skip
+
+    async def flush_cache(self, request: Request) -> Response:
+        """`POST /flush_cache`: forget every cached prefix; 400 while requests run."""
+        reply = await self._hub.call(FlushCacheMsg(0))
+        return json_response({"success": True, "num_pages": reply.num_pages})
+
+    async def abort_request(self, request: Request) -> Response:
+        """`POST /abort_request`: end a request by the name that its client gave it or by its answer's id, or all."""
+        given = convert(read_object(await read_body(request)), AbortRequest, OTHERS)
+        if given.rid is None and not given.abort_all:
+            raise RequestError("neither rid nor abort_all is given; give one of them", param="rid")
+        if given.abort_all or given.rid is None:
+            return json_response({"num_aborted": self._hub.abort_all()})
+        return json_response({"num_aborted": self._abort(given.rid)})
+
+    def _abort(self, rid: str) -> int:
+        """By the client's own name, or by the id of an answer, which is the same for all its prompts."""
+        for prefix in _ID_PREFIXES:
+            number = rid.removeprefix(f"{prefix}{self._run_id}-")
+            if number != rid and number.isascii() and number.isdigit() and len(number) < 20:
+                return self._hub.abort_uid(int(number))
+        return self._hub.abort_named(rid)
+
+    def _check_model(self, model: str | None) -> None:
+        if model is not None:
+            check_model(model, self._model.name)
+
+
+def add_tool_routes(app: FastAPI, routes: ToolRoutes) -> None:
+    """Add them to the HTTP API."""
+    app.add_api_route("/tokenize", routes.tokenize, methods=["POST"])
+    app.add_api_route("/detokenize", routes.detokenize, methods=["POST"])
+    app.add_api_route("/version", routes.version, methods=["GET"])
+    app.add_api_route("/get_model_info", routes.model_info, methods=["GET"])
+    app.add_api_route("/flush_cache", routes.flush_cache, methods=["GET", "POST"])  # SGLang's clients send either
+    app.add_api_route("/abort_request", routes.abort_request, methods=["POST"])

@@ -94,14 +94,17 @@ def diff(a: Trace, b: Trace) -> TraceDiff:
 
 
 def option_diffs(a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[OptionDiff]:
-    """Options of the engine and the scheduler that differ between two manifests, and what else the engine became."""
+    """Options of the engine and the scheduler that differ between two manifests, and what else the engine became.
+
+    An option that only one of the two versions of learnsgl has says nothing, and is left out.
+    """
     named = set()
     for area in ("engine", "scheduler"):
         values_a, values_b = ((manifest.get("config") or {}).get(area) or {} for manifest in (a, b))
-        for name in dict.fromkeys((*values_a, *values_b)):
-            if values_a.get(name) != values_b.get(name):
+        for name, value_a in values_a.items():
+            if name in values_b and value_a != values_b[name]:
                 named.add(name)
-                yield OptionDiff(name, values_a.get(name), values_b.get(name))
+                yield OptionDiff(name, value_a, values_b[name])
     for name in ("model", "device", "dtype", "num_pages", "max_model_len"):
         found_a, found_b = ((manifest.get("engine") or {}).get(name) for manifest in (a, b))
         if found_a != found_b and name not in named:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from learnsgl.config import TraceLevel
-from learnsgl.replay.diff import Aspect, Parting, TraceDiff, diff
+from learnsgl.replay.diff import Aspect, Parting, TraceDiff, diff, option_diffs
 from learnsgl.replay.diff_command import print_diff
 from learnsgl.replay.diff_match import match_requests
 from learnsgl.replay.history import scan_history
@@ -232,3 +232,9 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert (told["parting"]["aspect"], told["is_same"], told["totals"]["a"]["num_requests"]) == ("decodes", False, 6)
     assert print_diff(a, trace_of(tmp_path / "story", tell())) == 0
     assert "NOT the same; totals can't be compared fairly" in capsys.readouterr().out
+
+
+def test_an_option_of_one_version_only_says_nothing() -> None:
+    old, new = ({"config": {"engine": {"dtype": "auto", **more}}} for more in ({}, {"dummy_weights": False}))
+    assert list(option_diffs(old, new)) == []
+    assert list(option_diffs(old, {"config": {"engine": {"dtype": "float16"}}})) == [("dtype", "auto", "float16")]

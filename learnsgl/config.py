@@ -19,6 +19,8 @@ from typing import Any
 from learnsgl.errors import OptionError
 
 BUILT_IN_MODEL = "smollm2-135m"
+SECRET = "(secret)"
+"""What stands in the place of a secret option's value."""
 DUMMY_PREFIX = "dummy:"
 """Before the name of a shape, in `--model`: a model of that shape with random weights."""
 
@@ -42,6 +44,7 @@ def option(
     maximum: float | None = None,
     above: float | None = None,
     metavar: str | None = None,
+    secret: bool = False,
 ) -> Any:
     """One option of a config dataclass.
 
@@ -54,10 +57,11 @@ def option(
         maximum: largest allowed number.
         above: the number must be greater than this.
         metavar: placeholder in `--help`.
+        secret: its value is never written into a recording.
     """
     metadata = {
         "help": help, "flag": flag, "choices": choices, "minimum": minimum, "maximum": maximum, "above": above,
-        "metavar": metavar,
+        "metavar": metavar, "secret": secret,
     }  # fmt: skip
     return field(default=default, metadata=metadata)
 
@@ -74,6 +78,16 @@ class ServerConfig:
     start_timeout_s: float = option(600.0, "seconds that the workers may take to get ready", above=0)
     drain_timeout_s: float = option(
         30.0, "seconds that running requests may take to end after Ctrl-C or SIGTERM", minimum=0
+    )
+    max_queue: int | None = option(
+        None, "answers that may wait for their first token; a request beyond them is refused with status 429", minimum=1
+    )
+    api_key: str | None = option(
+        None,
+        "key that clients must send (Authorization: Bearer KEY); also $LEARNSGL_API_KEY, which other users of the "
+        "machine can't see. By default none is asked for",
+        metavar="KEY",
+        secret=True,
     )
     log_level: str = option("info", "least severe line that is logged", choices=("debug", "info", "warning", "error"))
 
@@ -233,11 +247,18 @@ def flag_of(f: dataclasses.Field[Any]) -> str:
 
 
 def _plain(area: Any) -> dict[str, Any]:
-    return {
-        f.name: value.value if isinstance(value, Enum) else str(value) if isinstance(value, Path) else value
-        for f in dataclasses.fields(area)
-        for value in [getattr(area, f.name)]
-    }
+    return {f.name: _plain_value(f, getattr(area, f.name)) for f in dataclasses.fields(area)}
+
+
+def _plain_value(f: dataclasses.Field[Any], value: Any) -> Any:
+    if f.metadata["secret"] and value is not None:
+        return SECRET
+    return value.value if isinstance(value, Enum) else str(value) if isinstance(value, Path) else value
+
+
+def secret_flags() -> list[str]:
+    """The flags of options whose values are never written into a recording."""
+    return [flag_of(f) for area in dataclasses.fields(Config) for f in _options(area) if f.metadata["secret"]]
 
 
 def _check_value(f: dataclasses.Field[Any], value: Any) -> None:
@@ -361,6 +382,11 @@ def limit_spinning() -> bool:
 def wants_no_color() -> bool:
     """Whether the user asks programs for text without colours, by NO_COLOR (no-color.org) or a terminal without any."""
     return bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
+
+
+def api_key(config: ServerConfig) -> str | None:
+    """The key that clients must send: `--api-key`, or `$LEARNSGL_API_KEY`; `None` where none is asked for."""
+    return config.api_key or os.environ.get("LEARNSGL_API_KEY") or None
 
 
 def cache_folder() -> Path:

@@ -9,12 +9,12 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 
-from fastapi import FastAPI, Request
+from fastapi import Depends, FastAPI, Request
 from starlette.responses import Response
 
 from learnsgl.server.answers import ChatAnswer, CompletionAnswer
 from learnsgl.server.generate_answer import GenerateAnswer
-from learnsgl.server.http import ModelCard, json_response, read_body
+from learnsgl.server.http import HEALTH, KeyCheck, ModelCard, json_response, read_body
 from learnsgl.server.http_errors import CLIENT_GONE_STATUS, add_error_handlers, error_body, error_response, route_of
 from learnsgl.server.live import LiveRequest, RequestFailed
 from learnsgl.server.live_choice import Piece
@@ -27,15 +27,17 @@ from learnsgl.server.streams import stream_chat_completions, stream_completions,
 from learnsgl.server.tool_routes import ToolRoutes, add_tool_routes
 
 
-def make_app(hub: RequestHub, model: ModelCard, run_id: str) -> FastAPI:
+def make_app(hub: RequestHub, model: ModelCard, run_id: str, api_key: str | None = None) -> FastAPI:
     """The HTTP API.
 
     Args:
         hub: takes the requests and gives their answers.
         model: the model that is served.
         run_id: part of every answer's id, so that ids of two runs differ.
+        api_key: key that every request must bring, but those of `/health`; `None`: none is asked for.
     """
-    app = FastAPI(title="learnsgl", openapi_url=None)
+    guards = [] if api_key is None else [Depends(KeyCheck(api_key))]
+    app = FastAPI(title="learnsgl", openapi_url=None, dependencies=guards)
     add_error_handlers(app, hub.trace.refused)
     routes = Routes(hub, model, run_id)
     app.add_api_route("/v1/chat/completions", routes.chat_completions, methods=["POST"])
@@ -43,7 +45,7 @@ def make_app(hub: RequestHub, model: ModelCard, run_id: str) -> FastAPI:
     app.add_api_route("/generate", routes.generate, methods=["POST"])
     app.add_api_route("/v1/models", routes.models, methods=["GET"])
     app.add_api_route("/v1/models/{model_id:path}", routes.model, methods=["GET"])
-    app.add_api_route("/health", routes.health, methods=["GET"])
+    app.add_api_route(HEALTH, routes.health, methods=["GET"])
     add_tool_routes(app, ToolRoutes(hub, model, run_id))
     return app
 

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +16,7 @@ from starlette.responses import Response
 
 from learnsgl.errors import RequestError
 
+HEALTH = "/health"
 MAX_BODY_BYTES = 8 << 20
 """Longest body of a request. Its token ids, at most 4 bytes for each of these, fit into one ZMQ message."""
 
@@ -45,6 +48,36 @@ class ModelCard:
             "parent": None,
             "max_model_len": self.max_model_len,
         }
+
+
+class KeyCheck:
+    """Whether a request brings the server's key; the time that it takes tells nothing about the key.
+
+    Args:
+        api_key: the key.
+    """
+
+    def __init__(self, api_key: str) -> None:
+        self._digest = _digest(api_key)
+
+    async def __call__(self, request: Request) -> None:
+        """Let a request pass.
+
+        Raises:
+            RequestError: it brings no key, or another one.
+        """
+        if request.url.path == HEALTH:
+            return
+        kind, _, given = request.headers.get("authorization", "").partition(" ")
+        if kind.lower() != "bearer" or not hmac.compare_digest(_digest(given.strip()), self._digest):
+            what = "the API key isn't this server's" if given else "no API key was sent"
+            raise RequestError(
+                f"{what}; send it as the header Authorization: Bearer KEY", status=401, code="invalid_api_key"
+            )
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode(errors="surrogateescape")).digest()
 
 
 async def read_body(request: Request) -> bytes:

@@ -24,6 +24,8 @@ UNKNOWN_ROUTE = "(unknown)"
 
 DEFECT = ErrorInfo("the server failed on this request; its log says why", 500, "internal_error")
 
+_TYPES = {401: "authentication_error", 429: "rate_limit_error"}
+_HEADERS = {401: {"WWW-Authenticate": "Bearer"}, 429: {"Retry-After": "1"}, 503: {"Retry-After": "5"}}
 _CODES = {404: "route_not_found", 405: "method_not_allowed"}
 
 Refused = Callable[[str, int, str], None]
@@ -32,7 +34,7 @@ Refused = Callable[[str, int, str], None]
 
 def error_body(info: ErrorInfo) -> bytes:
     """The JSON of an error, as an answer's body and as an event of a stream."""
-    kind = "server_error" if info.status >= 500 else "invalid_request_error"
+    kind = "server_error" if info.status >= 500 else _TYPES.get(info.status, "invalid_request_error")
     return msgspec.json.encode(
         {"error": {"message": info.message, "type": kind, "param": info.param, "code": info.code}}
     )
@@ -40,6 +42,7 @@ def error_body(info: ErrorInfo) -> bytes:
 
 def error_response(info: ErrorInfo, headers: dict[str, str] | None = None) -> Response:
     """The answer that carries an error."""
+    headers = _HEADERS.get(info.status, {}) | (headers or {})
     return Response(error_body(info), info.status, headers, media_type="application/json")
 
 

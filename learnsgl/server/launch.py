@@ -19,7 +19,7 @@ from typing import Any
 
 import zmq
 
-from learnsgl.config import Config, TraceLevel
+from learnsgl.config import Config, TraceLevel, api_key
 from learnsgl.errors import LearnsglError
 from learnsgl.hub import ModelFiles, resolve_model
 from learnsgl.message.channel import AsyncRecvChannel, SendChannel
@@ -32,6 +32,7 @@ from learnsgl.server.http import ModelCard
 from learnsgl.server.http_trace import HttpTrace
 from learnsgl.server.port import bind_port, listen, url_of
 from learnsgl.server.processes import Processes
+from learnsgl.server.redaction import without_secrets
 from learnsgl.server.requests import RequestHub
 from learnsgl.server.run_file import RunFile
 from learnsgl.server.serving import Serving
@@ -152,10 +153,10 @@ async def _serve(
         for index in range(max(1, setup.config.server.num_tokenizer))
     ]
     replies = AsyncRecvChannel(context, folder, API_CHANNEL, recorder=recorder)
-    hub = RequestHub(tokenizers, HttpTrace(recorder))
+    hub = RequestHub(tokenizers, HttpTrace(recorder), setup.config.server.max_queue)
     run_id = run_id_of(info.trace_folder) if info.trace_folder else secrets.token_hex(4)
     card = ModelCard(info.model, setup.config.engine.model, info.executor.max_model_len, int(time.time()))
-    app = make_app(hub, card, run_id)
+    app = make_app(hub, card, run_id, api_key(setup.config.server))
     try:
         serving = Serving(setup.config.server, app, bound, hub, replies, processes, recorder)
         await serving.run(lambda: on_ready(info))
@@ -188,7 +189,10 @@ def _create_run(config: Config) -> Path | None:
     if config.trace.trace is None or config.trace.trace_level is TraceLevel.OFF:
         return None
     program = Path(sys.argv[0]).name
-    command = ["learnsgl" if program == "__main__.py" else program, *sys.argv[1:]]  # as it can be typed
+    command = [
+        "learnsgl" if program == "__main__.py" else program,
+        *without_secrets(sys.argv[1:]),
+    ]  # as it can be typed
     return create_run(config.trace.trace, config.to_json(), command)
 
 

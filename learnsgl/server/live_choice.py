@@ -67,6 +67,7 @@ class LiveChoice:
             that a token is part of, and never for tokens of a stop string or one that ended the answer.
         accepted: whether the scheduler has queued it.
         ending: why it ended, once it has.
+        is_waiting: whether it waits for its first token.
     """
 
     key: ReqKey
@@ -75,6 +76,7 @@ class LiveChoice:
     every_token: bool = False
     accepted: bool = False
     ending: Ending | None = None
+    is_waiting: bool = True
     _texts: list[str] = field(default_factory=list)
     _logprobs: list[TokenLogprob] = field(default_factory=list)
     _num_chars: int = 0
@@ -86,6 +88,7 @@ class LiveChoice:
     def add(self, delta: Delta) -> None:
         """Take what a worker gave."""
         self.accepted = self.accepted or delta.accepted
+        self.is_waiting = self.is_waiting and not delta.num_tokens and delta.ending is None
         if delta.text:
             self._texts.append(delta.text)
         if delta.logprobs:

@@ -40,10 +40,14 @@ class RequestHub:
         tokenizers: channels to the tokenizer workers; the messages of an id all go to the one that the id picks, so
             that an abort can't overtake its request.
         trace: where the HTTP side's events go.
+        max_queue: answers that may wait for their first token; `None` sets no limit.
     """
 
-    def __init__(self, tokenizers: Sequence[SendChannel], trace: HttpTrace) -> None:
+    def __init__(self, tokenizers: Sequence[SendChannel], trace: HttpTrace, max_queue: int | None = None) -> None:
         self.trace = trace
+        self._max_queue = max_queue
+        self._num_waiting = 0
+        """Answers that wait for their first token."""
         self._tokenizers = list(tokenizers)
         self._live: dict[int, LiveRequest] = {}
         self._num_open: dict[int, int] = {}
@@ -73,15 +77,17 @@ class RequestHub:
         """Give a request its ids and send it on its way.
 
         Raises:
-            RequestError: the server takes no more requests.
+            RequestError: the server takes no more requests, or too many wait.
         """
         self._check_open()
+        self._check_queue(request)
         live = LiveRequest(self._last_uid + 1, request)
         self._take_names(live)
         self._last_uid += len(live.uids)
         for uid, prompt in zip(live.uids, request.prompts, strict=True):
             self._live[uid] = live
             self._num_open[uid] = prompt.sampling.n
+            self._num_waiting += prompt.sampling.n
             first_uid = live.uid if len(live.uids) > 1 else None
             self.trace.received(uid, route, request.stream, request.body_bytes, prompt.sampling.n, first_uid)
         self._idle.clear()
@@ -98,6 +104,19 @@ class RequestHub:
     def _check_open(self) -> None:
         if self._refusal is not None:
             raise RequestError(self._refusal.message, status=self._refusal.status, code=self._refusal.code)
+
+    def _check_queue(self, request: NewRequest) -> None:
+        """A request may also be larger than the queue, where nothing waits: it could never be answered otherwise."""
+        if self._max_queue is None or not self._num_waiting:
+            return
+        num_new = sum(prompt.sampling.n for prompt in request.prompts)
+        if self._num_waiting + num_new > self._max_queue:
+            raise RequestError(
+                f"{self._num_waiting} answers wait for their first token, and at most {self._max_queue} may; send the "
+                "request again later",
+                status=429,
+                code="queue_full",
+            )
 
     def _take_names(self, live: LiveRequest) -> None:
         names = live.names
@@ -219,7 +238,9 @@ class RequestHub:
         self._tokenizers[message.uid % len(self._tokenizers)].send([message])
 
     def _deliver(self, live: LiveRequest, choice: LiveChoice, delta: Delta) -> None:
+        waited = choice.is_waiting
         live.add(choice, delta)
+        self._num_waiting -= waited and not choice.is_waiting
         if delta.ending is None:
             return
         error = delta.ending.error

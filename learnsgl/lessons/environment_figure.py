@@ -119,7 +119,7 @@ def _draw(axes: Axes, data: OffersAndAsks, theme: Theme) -> None:
     for place, offer in enumerate(data.offers):
         colour = theme.work if offer.is_loaded else theme.waiting
         axes.barh(place, offer.newest + 1, left=-0.5, height=_BAR_HEIGHT, color=colour, lw=0, zorder=2)
-        said = "offers, and is loaded" if offer.is_loaded else "offers, and is never looked at"
+        said = "offers, and is loaded" if offer.is_loaded else "offers, and isn't loaded"
         axes.text(0, place, said, va="center", fontsize=SMALL_SIZE, color=ink_on(colour), zorder=3)
         labels.append(offer.label)
     for place, ask in enumerate(data.asks, start=len(data.offers)):

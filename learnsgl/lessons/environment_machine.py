@@ -12,6 +12,7 @@ import shlex
 import subprocess
 import sys
 import tempfile
+import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from learnsgl.doctor.libstdcxx import Need, find_needs, newest
 from learnsgl.doctor.place import this_place
 
 TIMEOUT_S = 120
+LINE_CHARS = 110
 _REAL = re.compile(rb"GLIBCXX_3\.4\.(\d+)(?=\0)")
 _SEARCHED = re.compile(r"search (?:path|cache)=(?P<where>\S*)\s*(?:\((?P<why>[^)]*)\))?")
 
@@ -166,3 +168,8 @@ def tidy(text: str) -> str:
         text = re.sub(rf"(?<![\w.>~/-]){re.escape(path)}{end}", named[path], text)
     text = re.sub(r"(?<![\w.>~/])/(?:usr/)?(?=(?:lib\w*|bin)/)", "<system>/", text)
     return re.sub(r"(?<![\w.:/>~+-])/(?!dev/|proc/|sys/|etc/)(?:[\w.+-]+/)*([\w.+-]+)", r"…\1", text)
+
+
+def wrapped(text: str) -> str:
+    """A long line as several, paths left whole."""
+    return textwrap.fill(text, LINE_CHARS, subsequent_indent=" " * 8, break_long_words=False, break_on_hyphens=False)

@@ -26,6 +26,7 @@ from learnsgl.lessons.environment_machine import (
     run,
     server_needs,
     tidy,
+    wrapped,
     write_library,
 )
 
@@ -260,6 +261,11 @@ def test_paths_of_this_machine_are_shortened():
         "<environment>/lib/a.so ~/.cache/m <system>/lib/x86_64-linux-gnu/b.so <system>/lib64/c.so <system>/bin/gcc "
         "scratch/d.so <temp> (…e.so) /etc/ld.so.cache /dev/shm http://127.0.0.1:8000/v1 and/or"
     )
+
+
+def test_long_lines_are_wrapped_and_paths_left_whole():
+    path = "lib/site-packages/" + "x" * 120
+    assert wrapped(f"said:   {path} is broken") == f"said:\n        {path}\n        is broken"
 
 
 # ---------------------------------------------------------------- the figure

@@ -19,6 +19,7 @@ Float32Array = npt.NDArray[np.float32]
 
 MAX_SEED = 2**63 - 1
 MAX_STOP_STRINGS = 16
+MAX_STOP_LEN = 1024
 MAX_STOP_TOKENS = 256
 MAX_BIASED_TOKENS = 1024
 MAX_CHOICES = 128
@@ -126,6 +127,8 @@ class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True):
             raise ValueError(f"stop has {len(self.stop)} strings; at most {MAX_STOP_STRINGS} are allowed")
         if any(not text for text in self.stop):
             raise ValueError("stop holds an empty string; every stop string needs at least one character")
+        if any(len(text) > MAX_STOP_LEN for text in self.stop):
+            raise ValueError(f"stop holds a text of more than {MAX_STOP_LEN} characters; shorten it")
         if len(self.stop_token_ids) > MAX_STOP_TOKENS:
             raise ValueError(
                 f"stop_token_ids has {len(self.stop_token_ids)} ids; at most {MAX_STOP_TOKENS} are allowed"

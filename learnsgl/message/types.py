@@ -88,15 +88,14 @@ class UserMsg(msgspec.Struct, tag="UserMsg", tag_field="type", omit_defaults=Tru
 
 
 class Accepted(msgspec.Struct, omit_defaults=True):
-    """The scheduler has queued a request: it fits the context and will be served."""
+    """The scheduler has queued a request with all its choices: it fits the context and will be served."""
 
     uid: int
-    choice: int
     num_prompt_tokens: int
     sampling: SamplingParams
     """The detokenizer reads its stop strings, and which log-probabilities are wanted."""
     prompt_ids: bytes = b""
-    """int32 [num_prompt_tokens] for the first choice, where the prompt's text or its log-probabilities are wanted."""
+    """int32 [num_prompt_tokens], where the prompt's text or its log-probabilities are wanted."""
 
 
 class ErrorInfo(msgspec.Struct, omit_defaults=True):
@@ -209,7 +208,9 @@ class Delta(msgspec.Struct, omit_defaults=True):
     logprobs: list[TokenLogprob] = []
     """Of the generated tokens that this delta brings, where they were asked for."""
     prompt_logprobs: list[TokenLogprob] = []
-    """Of all of the prompt's tokens, once, for the first choice."""
+    """Of the next of the prompt's tokens, for the first choice."""
+    is_prompt_whole: bool = False
+    """Whether those were the last of the prompt's."""
     ending: Ending | None = None
 
 

@@ -17,6 +17,39 @@ ENGINE_FACTORY = "learnsgl.engine.engine:create_engine"
 
 
 @dataclass(frozen=True, slots=True)
+class ClockAnchor:
+    """A moment that was seen on both clocks, the host's and the device's: how device times get onto the host's clock.
+
+    Attributes:
+        host_ns: the moment on `time.monotonic_ns`, the middle of the interval in which it was seen.
+        uncertainty_ns: half of that interval.
+        rate_ppb: how many host nanoseconds more than 1e9 go by in 1e9 of the device's, measured between two anchors.
+        rate_uncertainty_ppb: how far off that may be.
+    """
+
+    host_ns: int
+    uncertainty_ns: int
+    rate_ppb: int
+    rate_uncertainty_ppb: int
+
+
+@dataclass(frozen=True, slots=True)
+class CapturedGraph:
+    """What the capture of a CUDA graph took.
+
+    Attributes:
+        size: its batch size.
+        num_bytes: device memory that it added.
+        start_ns, end_ns: when it was captured, on `time.monotonic_ns`.
+    """
+
+    size: int
+    num_bytes: int
+    start_ns: int
+    end_ns: int
+
+
+@dataclass(frozen=True, slots=True)
 class ExecutorInfo:
     """What the scheduler and the start-up message need to know of an executor once it is ready."""
 
@@ -38,6 +71,8 @@ class ExecutorInfo:
     """Bytes by purpose: `weights`, `kv_pages`, `workspace`, `available_before`, `available_after`, `page`."""
     phases: list[tuple[str, int, int]] = field(default_factory=list)
     """Start-up phases (name, start_ns, end_ns) on `time.monotonic_ns`."""
+    graphs: tuple[CapturedGraph, ...] = ()
+    """CUDA graphs, in the order of their capture."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +176,10 @@ class StepResult:
         prompt_logprobs: what `num_prompt_logits` asked for, one for each run with any.
         forward_start_ns, forward_end_ns: when the device worked on the forward pass, on the host's clock.
         sample_start_ns, sample_end_ns: likewise for the sampling.
+        launch_ns: where the device has a clock of its own, the host's time just before the forward pass was queued.
+        uncertainty_ns: how far off the device's times may be; 0 where they were read from the host's clock.
+        graph_size: batch size of the CUDA graph that the forward pass replayed; the step was padded to it.
+        anchors: the clock anchors made since the step before.
     """
 
     number: int
@@ -152,6 +191,10 @@ class StepResult:
     logprobs: TokenLogprobs | None = None
     logprob_places: Int32Array | None = None
     prompt_logprobs: tuple[PromptLogprobs, ...] = ()
+    launch_ns: int | None = None
+    uncertainty_ns: int = 0
+    graph_size: int | None = None
+    anchors: tuple[ClockAnchor, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

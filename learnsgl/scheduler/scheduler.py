@@ -143,9 +143,9 @@ class Scheduler:
             self._num_arrived += 1
             self.prefill.queue[key] = req
             self.journal.queued(key, req.order, req.prompt_len, limit_len, digest)
-            is_wanted = req.wants_prompt_logprobs or (message.wants_prompt and key.choice == 0)
-            prompt_ids = message.input_ids if is_wanted else b""
-            self._outbox.accepted.append(Accepted(*key, req.prompt_len, sampling, prompt_ids))
+        is_wanted = message.wants_prompt or sampling.prompt_logprobs is not None
+        prompt_ids = message.input_ids if is_wanted else b""
+        self._outbox.accepted.append(Accepted(message.uid, len(prompt), sampling, prompt_ids))
 
     def _refuse(self, keys: Sequence[ReqKey], prompt_len: int, error: RequestError) -> None:
         info = ErrorInfo(str(error), error.status, error.code, error.param)
@@ -287,9 +287,14 @@ class Scheduler:
         step = self._in_flight[0]
         result = self._executor.collect(step.ticket)
         self._in_flight.popleft()
+        for anchor in result.anchors:
+            self.journal.anchored(
+                anchor.host_ns, anchor.uncertainty_ns, anchor.rate_ppb, anchor.rate_uncertainty_ppb
+            )  # fmt: skip
         self.journal.collected(
             result.number, start_ns, (result.forward_start_ns, result.forward_end_ns),
-            (result.sample_start_ns, result.sample_end_ns),
+            (result.sample_start_ns, result.sample_end_ns), launch_ns=result.launch_ns,
+            uncertainty_ns=result.uncertainty_ns, graph_size=result.graph_size,
         )  # fmt: skip
         self._commit(step, result)
 

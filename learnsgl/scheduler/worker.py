@@ -72,6 +72,8 @@ def record_engine(recorder: Recorder, info: ExecutorInfo, config: SchedulerConfi
         return
     for phase, start_ns, end_ns in info.phases:
         recorder.emit(events.ProcessPhase(end_ns, phase, start_ns))
+    for graph in info.graphs:
+        recorder.emit(events.GraphCaptured(graph.end_ns, graph.size, graph.num_bytes, graph.start_ns))
     recorder.emit(
         events.EngineReady(
             recorder.now(),

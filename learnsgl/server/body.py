@@ -91,7 +91,7 @@ def explained(message: str, path: str = "") -> RequestError:
         return RequestError(f"unknown field {param}", code="unknown_parameter", param=param)
     if "min_length" in words or words.startswith("Expected `array` of length >= 1"):
         return RequestError(f"{where} is empty; it needs at least one element", param=where)
-    code = "invalid_value" if "<=" in words or ">=" in words else "invalid_type"
+    code = "invalid_value" if any(sign in words for sign in ("<=", ">=", "length")) else "invalid_type"
     told = f"{where}: {words[0].lower()}{words[1:]}" + (" as a name in it" if is_key else "")
     return RequestError(told, code=code, param=where)
 

@@ -39,7 +39,7 @@ class LivePrompt:
     Attributes:
         text: its text, once that is known.
         awaits_logprobs: whether its log-probabilities are still to come.
-        logprobs: those of all its tokens, once they are there.
+        logprobs: those that have come.
     """
 
     text: str | None
@@ -47,12 +47,11 @@ class LivePrompt:
     logprobs: list[TokenLogprob] = field(default_factory=list)
 
     def add(self, delta: Delta) -> bool:
-        """Take what a worker gave. Returns whether the log-probabilities have come with it."""
+        """Take what a worker gave. Returns whether the last of the log-probabilities have come with it."""
         self.text = delta.prompt_text if self.text is None else self.text
-        if not delta.prompt_logprobs:
-            return False
-        self.logprobs, self.awaits_logprobs = delta.prompt_logprobs, False
-        return True
+        self.logprobs += delta.prompt_logprobs
+        self.awaits_logprobs = self.awaits_logprobs and not delta.is_prompt_whole
+        return delta.is_prompt_whole
 
 
 @dataclass(slots=True, eq=False)

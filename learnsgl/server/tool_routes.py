@@ -21,12 +21,17 @@ from learnsgl.server.openai import ChatMessage, TokenId
 from learnsgl.server.parse import check_model, plain_message
 from learnsgl.server.requests import RequestHub
 
+MAX_CALL_CHARS = 1 << 20
+"""Longest text that is tokenized beside requests: its tokens, and each as text, must fit into one message."""
+MAX_CALL_TOKENS = 1 << 18
+"""Most token ids that become text likewise."""
+
 
 class TokenizeRequest(msgspec.Struct):
     """Body of `POST /tokenize`; exactly one of `prompt` and `messages`."""
 
     model: str | None = None
-    prompt: str | None = None
+    prompt: Annotated[str, msgspec.Meta(max_length=MAX_CALL_CHARS)] | None = None
     messages: Annotated[list[ChatMessage], msgspec.Meta(min_length=1)] | None = None
     add_special_tokens: bool | None = None
     return_token_strs: bool | None = None
@@ -35,7 +40,7 @@ class TokenizeRequest(msgspec.Struct):
 class DetokenizeRequest(msgspec.Struct):
     """Body of `POST /detokenize`."""
 
-    tokens: list[TokenId]
+    tokens: Annotated[list[TokenId], msgspec.Meta(max_length=MAX_CALL_TOKENS)]
     model: str | None = None
     skip_special_tokens: bool | None = None
 

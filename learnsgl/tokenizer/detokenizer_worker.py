@@ -99,15 +99,17 @@ class DetokenizerWorker:
         self._stops, self._replies = [], []
 
     def _begin(self, accepted: Accepted, deltas: dict[ReqKey, Delta]) -> None:
-        key = ReqKey(accepted.uid, accepted.choice)
         sampling = accepted.sampling
-        text = IncrementalDetokenizer(self._tokenizer, sampling.stop, sampling.min_tokens)
-        self._live[key] = _LiveText(text, sampling.logprobs)
-        deltas[key] = delta = Delta(*key, accepted=True)
+        for choice in range(sampling.n):
+            key = ReqKey(accepted.uid, choice)
+            text = IncrementalDetokenizer(self._tokenizer, sampling.stop, sampling.min_tokens)
+            self._live[key] = _LiveText(text, sampling.logprobs)
+            deltas[key] = Delta(*key, accepted=True)
         if not accepted.prompt_ids:
             return
+        key = ReqKey(accepted.uid)
         ids = np.frombuffer(accepted.prompt_ids, "<i4").tolist()
-        delta.prompt_text = self._text_of(ids)
+        deltas[key].prompt_text = self._text_of(ids)
         if sampling.prompt_logprobs is not None:
             fresh = IncrementalDetokenizer(self._tokenizer)
             bytes_of = self._tokenizer.token_bytes
@@ -123,14 +125,18 @@ class DetokenizerWorker:
         return LogprobTable(values, self._tokenizer.token_bytes)
 
     def _add_prompt(self, key: ReqKey, table: LogprobTable, deltas: dict[ReqKey, Delta]) -> None:
-        """The next run of a prompt's log-probabilities has come; they are given when they are complete."""
+        """The next run of a prompt's log-probabilities has come."""
         if key in self._prompts:
             self._prompts[key].add(table)
             self._give_prompt(key, deltas)
 
     def _give_prompt(self, key: ReqKey, deltas: dict[ReqKey, Delta]) -> None:
-        if self._prompts[key].is_complete:
-            deltas.setdefault(key, Delta(*key)).prompt_logprobs = self._prompts.pop(key).take()
+        prompt = self._prompts[key]
+        delta = deltas.setdefault(key, Delta(*key))
+        delta.prompt_logprobs = prompt.take()
+        delta.is_prompt_whole = prompt.is_complete
+        if prompt.is_complete:
+            del self._prompts[key]
 
     def _decode(self, message: DetokenizeMsg, deltas: dict[ReqKey, Delta]) -> list[ReqKey]:
         """Add the step's tokens to their texts. Returns the requests whose text a stop string has ended."""

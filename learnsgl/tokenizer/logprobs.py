@@ -64,6 +64,7 @@ class LivePrompt:
     ids: Sequence[int]
     num_top: int
     _offsets: list[int]
+    _num_known: int = 1
     _entries: list[TokenLogprob] = field(default_factory=list)
 
     @classmethod
@@ -73,22 +74,24 @@ class LivePrompt:
         for token_id in ids:
             offsets.append(text.num_chars)
             text.add(token_id)
-        return cls(ids, num_top, offsets, [TokenLogprob(ids[0], bytes_of(ids[0]), None, 0, ())])
+        return cls(ids, num_top, offsets, 1, [TokenLogprob(ids[0], bytes_of(ids[0]), None, 0, ())])
 
     @property
     def is_complete(self) -> bool:
         """Whether every token has its log-probability."""
-        return len(self._entries) == len(self.ids)
+        return self._num_known == len(self.ids)
 
     def add(self, table: LogprobTable) -> None:
         """Take the next run's."""
         for number in range(len(table)):
-            place = len(self._entries)
+            place = self._num_known
             self._entries.append(table.entry(number, self.ids[place], self.num_top, self._offsets[place]))
+            self._num_known += 1
 
     def take(self) -> list[TokenLogprob]:
-        """All of them."""
-        return self._entries
+        """Those that have come since the last time: a long prompt's are too many for one message."""
+        taken, self._entries = self._entries, []
+        return taken
 
 
 def _finite(value: float) -> float:

@@ -82,8 +82,10 @@ class TokenizerWorker:
         """Send what has been tokenized, and the errors: one message each."""
         if self._requests:
             self._to_scheduler.send(self._requests)
-        if self._failures or self._call_replies:
-            self._to_api.send([UserReply(self._failures, self._call_replies)])
+        replies = [UserReply(self._failures)] if self._failures else []
+        replies += [UserReply([], [reply]) for reply in self._call_replies]  # each may be as large as a message can be
+        if replies:
+            self._to_api.send(replies)
         self._requests, self._failures, self._call_replies = [], [], []
 
     def _encode(self, message: TokenizeMsg) -> Int32Array:

@@ -89,7 +89,7 @@ MESSAGES: dict[str, list[Message]] = {
     "scheduler": [user(1), AbortMsg(1, 0, FinishReason.STOP, 7), FlushCacheMsg(4)],
     "detokenizer": [
         DetokenizeMsg(
-            5, [Accepted(1, 0, 3, SamplingParams(stop=("x",)))],
+            5, [Accepted(1, 3, SamplingParams(stop=("x",)))],
             np.array([1, 2], "<i8").tobytes(), bytes(8), bytes(8), b"\0\1",
             [Ending(2, 0, FinishReason.ERROR, 3, 0, 1, ErrorInfo("no", 500, "engine_error"))],
         ),

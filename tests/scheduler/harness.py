@@ -91,11 +91,11 @@ class Harness:
 
     def _deliver(self, reply: DetokenizeMsg) -> None:
         for accepted in reply.accepted:
-            key = ReqKey(accepted.uid, accepted.choice)
-            assert key not in self.choice_outputs
-            self.choice_outputs[key] = []
-            if key.choice == 0:
-                self.outputs[key.uid] = self.choice_outputs[key]
+            for choice in range(accepted.sampling.n):
+                key = ReqKey(accepted.uid, choice)
+                assert key not in self.choice_outputs
+                self.choice_outputs[key] = []
+            self.outputs[accepted.uid] = self.choice_outputs[ReqKey(accepted.uid)]
         uids, choices = np.frombuffer(reply.uids, "<i8"), np.frombuffer(reply.choices, "<i4")
         tokens = np.frombuffer(reply.token_ids, "<i4")
         for uid, choice, token in zip(uids.tolist(), choices.tolist(), tokens.tolist(), strict=True):

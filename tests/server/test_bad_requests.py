@@ -95,6 +95,7 @@ BAD_BODIES = [
     (CHAT, chat(seed=2**63), "invalid_value", "seed"),
     (CHAT, chat(seed=10**30), "invalid_value", "seed"),
     (CHAT, chat(stop=["A"] * 17), "invalid_value", "stop"),
+    (CHAT, chat(stop="A" * 1025), "invalid_value", "stop"),
     (CHAT, chat(stop=""), "invalid_value", "stop"),
     (CHAT, chat(stop=[5]), "invalid_type", "stop[0]"),
     (
@@ -176,6 +177,16 @@ def test_bad_bodies(server: RunningServer) -> None:
 def test_other_errors(server: RunningServer, method: str, route: str, body: str, status: int, code: str) -> None:
     answer = httpx.request(method, server.url + route, content=body, timeout=30)
     assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
+
+
+@pytest.mark.parametrize(
+    "kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "", "application/xml"]
+)
+def test_a_body_is_json_whatever_its_content_type(server: RunningServer, kind: str) -> None:
+    answer = httpx.post(server.url + COMPLETIONS, content=complete(max_tokens=2), headers={"content-type": kind})
+    assert answer.json()["choices"][0]["text"] == "AB"
+    answer = httpx.post(server.url + COMPLETIONS, content=b"prompt=ABC&model=x", headers={"content-type": kind})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_json")
 
 
 def test_the_client_library_raises_its_own_errors(server: RunningServer) -> None:

@@ -109,7 +109,7 @@ def test_a_defect_ends_one_request_only(
 
 
 def accept(*uids: int, stop: tuple[str, ...] = ()) -> DetokenizeMsg:
-    return DetokenizeMsg(0, [Accepted(uid, 0, 5, SamplingParams(stop=stop)) for uid in uids])
+    return DetokenizeMsg(0, [Accepted(uid, 5, SamplingParams(stop=stop)) for uid in uids])
 
 
 def step(tokens: dict[int, int], *, hidden: bytes = b"", endings: Sequence[Ending] = ()) -> DetokenizeMsg:
@@ -216,10 +216,11 @@ def test_log_probabilities_come_with_their_tokens(detok: tuple[DetokenizerWorker
     worker, api, _, _ = detok
     sampling = SamplingParams(logprobs=1, prompt_logprobs=2)
     prompt = np.array([IM_START, 65, 0xC3], "<i4").tobytes()
-    run(worker, DetokenizeMsg(0, [Accepted(1, 0, 3, SamplingParams()), Accepted(2, 0, 3, sampling, prompt)]))
+    run(worker, DetokenizeMsg(0, [Accepted(1, 3, SamplingParams()), Accepted(2, 3, sampling, prompt)]))
     of_prompt = [PromptLogprobsMsg(2, 0, logprobs_of(0, token)) for token in (65, 0xC3)]
     run(worker, DetokenizeMsg(1, prompt_logprobs=of_prompt[:1]), DetokenizeMsg(2, prompt_logprobs=of_prompt[1:]))
-    (told,) = [delta.prompt_logprobs for delta in deltas(api) if delta.prompt_logprobs]
+    told = [entry for delta in deltas(api) for entry in delta.prompt_logprobs]
+    assert [delta.is_prompt_whole for delta in deltas(api) if delta.prompt_logprobs] == [False, False, True]
     assert [(entry.token_id, entry.token, entry.logprob, entry.offset) for entry in told] == [
         (IM_START, b"<|im_start|>", None, 0), (65, b"A", -1.5, 0), (0xC3, b"\xc3", -1.5, 1),
     ]  # fmt: skip
@@ -239,6 +240,6 @@ def test_log_probabilities_come_with_their_tokens(detok: tuple[DetokenizerWorker
 def test_a_prompt_of_one_token_is_told_at_once(detok: tuple[DetokenizerWorker, Sent, Sent, MemoryRecorder]) -> None:
     worker, api, _, _ = detok
     sampling = SamplingParams(prompt_logprobs=0)
-    run(worker, DetokenizeMsg(0, [Accepted(1, 0, 1, sampling, np.array([65], "<i4").tobytes())]))
+    run(worker, DetokenizeMsg(0, [Accepted(1, 1, sampling, np.array([65], "<i4").tobytes())]))
     (delta,) = deltas(api)
     assert [(entry.token, entry.logprob) for entry in delta.prompt_logprobs] == [(b"A", None)]

@@ -70,6 +70,8 @@ def test_text_to_tokens_and_back(server: RunningServer) -> None:
         ("/detokenize", {"tokens": [260]}, (400, "invalid_value", "tokens")),
         ("/detokenize", {"tokens": [-1]}, (400, "invalid_value", "tokens[0]")),
         ("/detokenize", {"tokens": "A"}, (400, "invalid_type", "tokens")),
+        ("/tokenize", {"prompt": "A" * ((1 << 20) + 1)}, (400, "invalid_value", "prompt")),
+        ("/detokenize", {"tokens": [65] * ((1 << 18) + 1)}, (400, "invalid_value", "tokens")),
         ("/abort_request", {}, (400, "invalid_value", "rid")),
         ("/abort_request", {"rid": 5}, (400, "invalid_type", "rid")),
         ("/generate", {"text": "A", "rid": ""}, (400, "invalid_value", "rid")),
@@ -174,3 +176,10 @@ def test_calls_end_with_the_server(start: Starter) -> None:
         assert waiting.result().json()["error"]["code"] == "worker_lost"
         running.result()
     server.wait()
+
+
+def test_the_largest_calls_fit_into_a_message(server: RunningServer) -> None:
+    text = "\x7f" * (1 << 20)
+    assert post(server, "/tokenize", prompt=text, return_token_strs=True)["count"] == 1 << 20
+    ids = [IM_START] * (1 << 18)
+    assert len(post(server, "/detokenize", tokens=ids)["text"]) == len("<|im_start|>") << 18

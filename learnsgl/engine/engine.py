@@ -17,7 +17,6 @@ import torch
 
 from learnsgl.config import EngineConfig, SchedulerConfig
 from learnsgl.engine import SHORT_WAITS
-from learnsgl.engine.device import wait_for
 from learnsgl.engine.loading import Loaded, load_model_runner
 from learnsgl.engine.model_runner import ModelRunner, Sampled
 from learnsgl.errors import EngineError
@@ -65,7 +64,6 @@ class Engine:
     def __init__(self, loaded: Loaded, thread: ThreadPoolExecutor) -> None:
         """Take over what is loaded, and the compute thread. `create_engine` is the usual way to an engine."""
         self._info = loaded.info
-        self._device = loaded.device
         self._runner: ModelRunner | None = loaded.runner
         self._thread = thread
         self._failure: BaseException | None = None
@@ -142,9 +140,7 @@ class Engine:
             Logits [number of wanted tokens, V] on the device; `None` when the step wants none.
         """
         assert self._runner is not None
-        logits = self._runner.forward_batch(step)
-        wait_for(self._device)  # so that the time of the forward pass is its own
-        return logits
+        return self._runner.forward_batch(step)
 
     def _sample_batch(self, ticket: StepTicket, masks: Masks | None) -> Sampled:
         assert self._runner is not None

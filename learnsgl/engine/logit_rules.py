@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 
 from learnsgl.core import Int32Array
+from learnsgl.engine.transfers import HOST, Transfers
 from learnsgl.scheduler.executor import Admission
 
 Int64Array = npt.NDArray[np.int64]
@@ -29,11 +30,15 @@ class LogitRules:
         num_rows: table rows.
         eos_ids: tokens that end a sequence.
         token_pool: int32 [num_rows, max_model_len + 1], device; the token at each position of a row.
+        transfers: the way to the device.
     """
 
-    def __init__(self, *, num_rows: int, eos_ids: tuple[int, ...], token_pool: torch.Tensor) -> None:
+    def __init__(
+        self, *, num_rows: int, eos_ids: tuple[int, ...], token_pool: torch.Tensor, transfers: Transfers = HOST
+    ) -> None:
         self._eos_ids = eos_ids
         self._token_pool = token_pool
+        self._upload = transfers.upload
         self._has_rules = np.zeros(num_rows, dtype=np.bool_)
         self._prompt_len = np.zeros(num_rows, dtype=np.int64)
         self._frequency = np.zeros(num_rows, dtype=np.float32)
@@ -73,7 +78,7 @@ class LogitRules:
             return logits
         logits = logits.float()
         rows, positions = rows[places], positions[places]
-        index = torch.from_numpy(places).to(logits.device)
+        (index,) = self._upload(places)
         changed = logits.index_select(0, index)
         self._add_biases(changed, rows)
         self._penalise(changed, rows, positions)
@@ -85,15 +90,16 @@ class LogitRules:
         if any(lens):
             tokens = np.concatenate([self._biased[row][0] for row in rows.tolist()])
             values = np.concatenate([self._biased[row][1] for row in rows.tolist()])
-            where = _indices(np.repeat(np.arange(len(rows)), lens), tokens, logits.device)
-            logits[where] += torch.from_numpy(values).to(logits.device)  # a row names a token once
+            places, ids, amounts = self._upload(np.repeat(np.arange(len(rows)), lens), tokens, values)
+            logits[places, ids] += amounts  # a row names a token once
 
     def _forbid_ends(self, logits: torch.Tensor, rows: Int32Array, positions: Int64Array) -> None:
         waiting = np.flatnonzero(positions < self._may_end_at[rows])
         if len(waiting):
             ends = [self._ends[row] for row in rows[waiting].tolist()]
             places = np.repeat(waiting, [len(tokens) for tokens in ends])
-            logits[_indices(places, np.concatenate(ends), logits.device)] = -torch.inf
+            where, ids = self._upload(places, np.concatenate(ends))
+            logits[where, ids] = -torch.inf
 
     def _penalise(self, logits: torch.Tensor, rows: Int32Array, positions: Int64Array) -> None:
         """The penalties, in the order of `SamplingParams`: first what divides, then what is taken off."""
@@ -101,44 +107,32 @@ class LogitRules:
         if len(repeating):
             zeros = np.zeros(len(repeating), dtype=np.int64)
             seen = self._count(logits, rows[repeating], zeros, positions[repeating]) > 0
-            factor = _column(self._repetition[rows[repeating]], logits.device)
+            (factor,) = self._upload(self._repetition[rows[repeating], None])
 
             def repeated(values: torch.Tensor) -> torch.Tensor:
                 return torch.where(seen, torch.where(values > 0, values / factor, values * factor), values)
 
-            _change(logits, repeating, repeated)
+            self._change(logits, repeating, repeated)
         counted = np.flatnonzero((self._frequency[rows] != 0.0) | (self._presence[rows] != 0.0))
         if len(counted):
             mine = rows[counted]
             counts = self._count(logits, mine, self._prompt_len[mine], positions[counted])
-            frequency = _column(self._frequency[mine], logits.device)
-            presence = _column(self._presence[mine], logits.device)
-            _change(logits, counted, lambda values: values - frequency * counts - presence * (counts > 0))
+            frequency, presence = self._upload(self._frequency[mine, None], self._presence[mine, None])
+            self._change(logits, counted, lambda values: values - frequency * counts - presence * (counts > 0))
 
     def _count(self, logits: torch.Tensor, rows: Int32Array, starts: Int64Array, stops: Int64Array) -> torch.Tensor:
         """How often each token stands at positions `starts` up to `stops` of rows; all [m]; float32 [m, V]."""
         first, last = int(starts.min()), int(stops.max())
-        device = logits.device
-        index = torch.from_numpy(rows.astype(np.int64)).to(device)
+        index, begins, ends = self._upload(rows.astype(np.int64), starts[:, None], stops[:, None])
         tokens = self._token_pool[index, first:last].long()  # [m, last - first]
-        places = torch.arange(first, last, device=device)
-        inside = (places >= _column(starts, device)) & (places < _column(stops, device))
-        counts = torch.zeros(len(rows), logits.shape[1], device=device)
+        places = torch.arange(first, last, device=logits.device)
+        inside = (places >= begins) & (places < ends)
+        counts = torch.zeros(len(rows), logits.shape[1], device=logits.device)
         return counts.scatter_add_(1, tokens, inside.float())
 
-
-def _change(logits: torch.Tensor, places: npt.NDArray[np.intp], change: Callable[[torch.Tensor], torch.Tensor]) -> None:
-    """Put other values into some rows of logits."""
-    index = torch.from_numpy(places).to(logits.device)
-    logits.index_copy_(0, index, change(logits.index_select(0, index)))
-
-
-def _column(values: Float32Array | Int64Array, device: torch.device) -> torch.Tensor:
-    """Values [m] as [m, 1] on the device."""
-    return torch.from_numpy(values).to(device).unsqueeze(1)
-
-
-def _indices(
-    rows: npt.NDArray[np.int64], tokens: Int64Array, device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor]:
-    return torch.from_numpy(rows).to(device), torch.from_numpy(tokens).to(device)
+    def _change(
+        self, logits: torch.Tensor, places: npt.NDArray[np.intp], change: Callable[[torch.Tensor], torch.Tensor]
+    ) -> None:
+        """Put other values into some rows of logits."""
+        (index,) = self._upload(places)
+        logits.index_copy_(0, index, change(logits.index_select(0, index)))

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
 from learnsgl.core import MAX_TOP_LOGPROBS
+from learnsgl.engine.transfers import HOST, Transfers
 from learnsgl.scheduler.executor import TokenLogprobs
 
 
@@ -27,21 +27,22 @@ class Normalised:
     logits: torch.Tensor
     norms: torch.Tensor
 
-    def of(self, tokens: torch.Tensor, *, with_top: bool) -> TokenLogprobs:
+    def of(self, tokens: torch.Tensor, *, with_top: bool, transfers: Transfers = HOST) -> TokenLogprobs:
         """The log-probabilities of one token a row.
 
         Args:
             tokens: int64 [m], device.
             with_top: whether the likeliest tokens are wanted, too. They are always as many, so that a request's don't
                 hang on how many its neighbours want.
+            transfers: the way back to the host.
         """
         chosen = self.logits.gather(1, tokens.unsqueeze(1)) - self.norms
         num_top = min(MAX_TOP_LOGPROBS, self.logits.shape[1]) if with_top else 0
         values, ids = self.logits.topk(num_top, dim=-1)
         return TokenLogprobs(
-            logprobs=chosen.squeeze(1).cpu().numpy(),
-            top_ids=ids.cpu().numpy().astype(np.int32),
-            top_logprobs=(values - self.norms).cpu().numpy(),
+            logprobs=transfers.download(chosen.squeeze(1)),
+            top_ids=transfers.download(ids.int()),
+            top_logprobs=transfers.download(values - self.norms),
         )
 
 

@@ -9,13 +9,17 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from learnsgl.attention.registry import Backends
 from learnsgl.core import Int32Array, ReqKey, SamplingParams
+from learnsgl.engine.choose_tokens import ChooseTokens, choose_with_torch
+from learnsgl.engine.graph import DecodeGraphs
 from learnsgl.engine.logprobs import normalised
-from learnsgl.engine.row_tables import RowTables
-from learnsgl.engine.sampler import apply_masks, sample
+from learnsgl.engine.row_tables import RowTables, StepInputs
+from learnsgl.engine.sampler import apply_masks
+from learnsgl.engine.transfers import HOST, Transfers
 from learnsgl.models.registry import CausalLM
 from learnsgl.scheduler.executor import Admission, Masks, PromptLogprobs, Step, TokenLogprobs
 
@@ -25,12 +29,17 @@ _NOTHING = np.zeros(0, dtype=np.int32)
 
 
 class Sampled(NamedTuple):
-    """What the sampling of a step gave, on the host; the attributes are those of `StepResult`."""
+    """What the sampling of a step gave; the attributes are those of `StepResult`.
+
+    The arrays are on the host; on a GPU they get their values later (`Transfers.download`).
+    """
 
     tokens: Int32Array
     logprobs: TokenLogprobs | None = None
     logprob_places: Int32Array | None = None
     prompt_logprobs: tuple[PromptLogprobs, ...] = ()
+    failed: npt.NDArray[np.bool_] | None = None
+    """Rows whose logits allowed no token, where only the device can tell."""
 
 
 @dataclass(slots=True)
@@ -42,29 +51,52 @@ class ModelRunner:
         attention: reads and writes the KV pool.
         tables: pages, tokens and sampling parameters of every row.
         max_model_len: most tokens of one row.
+        choose_tokens: how tokens are chosen from logits on this device.
+        transfers: the ways between host and device.
+        graphs: CUDA graphs of decode steps, where there are any.
         prompt_logprobs: what the last forward pass gave of prompts; the sampling of the same step takes it.
+        graph_size: batch size of the graph that the last forward pass replayed; `None` where it ran without one.
     """
 
     model: CausalLM
     attention: Backends
     tables: RowTables
     max_model_len: int
+    choose_tokens: ChooseTokens = choose_with_torch
+    transfers: Transfers = HOST
+    graphs: DecodeGraphs | None = None
     prompt_logprobs: tuple[PromptLogprobs, ...] = ()
+    graph_size: int | None = None
 
-    def forward_batch(self, step: Step) -> torch.Tensor | None:
-        """Run the forward pass of one step.
-
-        Returns:
-            Logits [number of wanted tokens, V], in the order of the step's rows; `None` when it wants none.
+    def prepare(self, step: Step) -> StepInputs:
+        """Take a step over: its rows and pages, and its inputs, which are on their way to the device from now on.
 
         Raises:
             EngineError: the step asks for positions that it has given no pages.
         """
-        self.tables.apply(step)
         self.prompt_logprobs = ()
+        return self.tables.prepare(step)
+
+    def forward_batch(self, step: Step) -> torch.Tensor | None:
+        """`prepare` and `run` in one, for who needn't tell the two apart."""
+        return self.run(step, self.prepare(step))
+
+    def run(self, step: Step, inputs: StepInputs) -> torch.Tensor | None:
+        """Run the forward pass of one step.
+
+        Args:
+            step: the next step.
+            inputs: what `prepare` gave for it.
+
+        Returns:
+            Logits [number of wanted tokens, V] on the device; `None` when the step wants none.
+        """
         if not len(step.rows):
             return None
-        batch = self.tables.batch(step)
+        batch = self.tables.batch(step, inputs)
+        self.graph_size = None if self.graphs is None else self.graphs.size_for(step)
+        if self.graphs is not None and self.graph_size is not None:
+            return self.graphs.replay(batch, self.graph_size)
         attention = self.attention.choose(step.lens)
         attention.plan(batch)
         logits = self.model.forward(batch, attention)
@@ -81,11 +113,13 @@ class ModelRunner:
             first = int(ends[run] - step.wants_token[run]) - num
             tokens = self.tables.tokens_at(row, start + 1, start + 1 + num)
             with_top = self.tables.wants_top(step.rows[run : run + 1])
-            values = normalised(logits[first : first + num]).of(tokens, with_top=with_top)
+            values = normalised(logits[first : first + num]).of(
+                tokens, with_top=with_top, transfers=self.transfers
+            )  # fmt: skip
             found.append(PromptLogprobs(row, start + 1, values))
         self.prompt_logprobs = tuple(found)
-        sampled = torch.from_numpy(ends[step.wants_token.astype(bool)] - 1)
-        return logits.index_select(0, sampled.to(logits.device))
+        (sampled,) = self.transfers.upload(ends[step.wants_token.astype(bool)].astype(np.int64) - 1)
+        return logits.index_select(0, sampled)
 
     def sample_batch(self, step: Step, logits: torch.Tensor | None, masks: Masks | None) -> Sampled:
         """Choose the tokens of one step, and write them to the token pool.
@@ -104,18 +138,22 @@ class ModelRunner:
         rows = step.rows[wanted]
         positions = (step.starts + step.lens)[wanted].astype(np.int64)  # where the tokens go: after their run
         places = self.tables.logprob_places(rows)
-        index = torch.from_numpy(places.astype(np.int64)).to(logits.device)
-        before = normalised(logits.index_select(0, index)) if len(places) else None
+        before = None
+        if len(places):
+            (index,) = self.transfers.upload(places.astype(np.int64))
+            before = normalised(logits.index_select(0, index))
         logits = self.tables.changed_logits(logits, rows, positions)
         if masks is not None:
-            logits = apply_masks(logits, rows, masks)
-        tokens = sample(logits, self.tables.sampling(rows, positions))
-        self.tables.write_tokens(rows, positions, tokens)
-        ids = tokens.cpu().numpy().astype(np.int32)
+            logits = apply_masks(logits, rows, masks, self.transfers)
+        chosen = self.choose_tokens(logits, self.tables, rows, positions)
+        self.tables.write_tokens(rows, positions, chosen.tokens)
+        ids = self.transfers.download(chosen.tokens.int())
+        failed = None if chosen.failed is None else self.transfers.download(chosen.failed)
         if before is None:
-            return Sampled(ids, prompt_logprobs=self.prompt_logprobs)
-        logprobs = before.of(tokens.index_select(0, index), with_top=self.tables.wants_top(rows[places]))
-        return Sampled(ids, logprobs, places, self.prompt_logprobs)
+            return Sampled(ids, prompt_logprobs=self.prompt_logprobs, failed=failed)
+        with_top = self.tables.wants_top(rows[places])
+        logprobs = before.of(chosen.tokens.index_select(0, index), with_top=with_top, transfers=self.transfers)
+        return Sampled(ids, logprobs, places, self.prompt_logprobs, failed)
 
     def warm_up(self) -> None:
         """Run a short prompt and a decode step in row 0, so that the first request doesn't pay for what is lazy."""

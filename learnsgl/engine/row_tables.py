@@ -6,6 +6,7 @@ thread calls it, so nothing here is locked.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
@@ -16,11 +17,46 @@ from learnsgl.attention.backend import ForwardBatch
 from learnsgl.core import Int32Array
 from learnsgl.engine.logit_rules import LogitRules
 from learnsgl.engine.sampler import SamplingBatch, mix, uniforms
+from learnsgl.engine.transfers import HOST, Transfers
 from learnsgl.errors import EngineError
 from learnsgl.scheduler.executor import Admission, Step
 
 Int64Array = npt.NDArray[np.int64]
 _Count = TypeVar("_Count", int, Int32Array)
+
+
+@dataclass(frozen=True, slots=True)
+class StepInputs:
+    """What a step needs on the device before its first kernel. T is its number of tokens, p of its new pages.
+
+    Attributes:
+        page_places: int64 [p]; where the new pages go in the flat page table.
+        pages: int32 [p].
+        token_rows: int64 [T]; table row of each token.
+        positions: int64 [T]; position of each token in its row.
+        token_places: int64 [T]; where each token's id lies in the flat token pool.
+        logit_indices: as in `ForwardBatch`.
+    """
+
+    page_places: torch.Tensor
+    pages: torch.Tensor
+    token_rows: torch.Tensor
+    positions: torch.Tensor
+    token_places: torch.Tensor
+    logit_indices: torch.Tensor | None
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceSampling:
+    """The sampling parameters of n rows on the device.
+
+    Attributes:
+        tensors: temperature, top_k, top_p, min_p, seeds and positions, as `kernels.sampling.SamplingTensors` has them.
+        any_filtered: whether any row that isn't greedy has top-k, top-p or min-p.
+    """
+
+    tensors: tuple[torch.Tensor, ...]
+    any_filtered: bool
 
 
 class RowTables:
@@ -43,11 +79,12 @@ class RowTables:
         eos_ids: tuple[int, ...] = (),
         seed: int,
         device: torch.device,
+        transfers: Transfers = HOST,
     ) -> None:
         self._page_size = page_size
         self._vocab_size = vocab_size
         self._seed = seed
-        self._device = device
+        self._transfers = transfers
         max_pages = -(-max_model_len // page_size)
         self.page_table = torch.zeros(num_rows, max_pages, dtype=torch.int32, device=device)
         self.token_pool = torch.zeros(num_rows, max_model_len + 1, dtype=torch.int32, device=device)
@@ -61,10 +98,10 @@ class RowTables:
         self._wants_top = np.zeros(num_rows, dtype=np.bool_)
         self._greedy = np.ones(num_rows, dtype=np.bool_)
         self._seeds = np.zeros(num_rows, dtype=np.uint64)
-        self._rules = LogitRules(num_rows=num_rows, eos_ids=eos_ids, token_pool=self.token_pool)
+        self._rules = LogitRules(num_rows=num_rows, eos_ids=eos_ids, token_pool=self.token_pool, transfers=transfers)
 
-    def apply(self, step: Step) -> None:
-        """Take over what a step says of rows: those released, those admitted, and new pages.
+    def prepare(self, step: Step) -> StepInputs:
+        """Take over what a step says of rows (those released, those admitted, and new pages), and send its inputs.
 
         Raises:
             EngineError: a row has too few pages for the positions that the step computes.
@@ -72,7 +109,7 @@ class RowTables:
         self.release(step.released_rows)
         for admission in step.admitted:
             self._admit(admission)
-        self._append_pages(step.rows, step.page_counts, step.new_pages)
+        page_places = self._append_pages(step.rows, step.page_counts)
         needed = self.pages_for(step.starts + step.lens)
         short = np.flatnonzero(self.num_pages[step.rows] < needed)
         if len(short):
@@ -81,6 +118,20 @@ class RowTables:
                 f"row {row} computes up to position {int((step.starts + step.lens)[short[0]])} and needs "
                 f"{int(needed[short[0]])} pages; it was given {int(self.num_pages[row])}"
             )
+        lens = step.lens.astype(np.int64)
+        first_tokens = np.cumsum(lens) - lens
+        offsets = np.arange(int(lens.sum())) - np.repeat(first_tokens, lens)  # of each token within its run
+        token_rows = np.repeat(step.rows.astype(np.int64), lens)
+        positions = np.repeat(step.starts.astype(np.int64), lens) + offsets
+        wanted = (first_tokens + lens - 1)[step.wants_token.astype(bool)]
+        if step.num_prompt_logits is not None:
+            of_prompts = np.flatnonzero(offsets < np.repeat(step.num_prompt_logits, lens))
+            wanted = np.union1d(wanted, of_prompts)
+        everything = len(wanted) == len(offsets)
+        token_places = token_rows * self.token_pool.shape[1] + positions
+        arrays = (page_places, step.new_pages, token_rows, positions, token_places)
+        sent = self._transfers.upload(*arrays, *(() if everything else (wanted,)))
+        return StepInputs(*sent[:5], logit_indices=None if everything else sent[5])
 
     def release(self, rows: Int32Array) -> None:
         """Forget the pages of rows that are free again; the rest is written anew when a row is admitted."""
@@ -90,27 +141,19 @@ class RowTables:
         """Pages that so many tokens need."""
         return -(-num_tokens // self._page_size)
 
-    def batch(self, step: Step) -> ForwardBatch:
-        """The step's tokens, read from the token pool."""
-        lens = step.lens.astype(np.int64)
-        first_tokens = np.cumsum(lens) - lens
-        offsets = np.arange(int(lens.sum())) - np.repeat(first_tokens, lens)  # of each token within its run
-        token_rows = self._to_device(np.repeat(step.rows.astype(np.int64), lens))
-        positions = self._to_device(np.repeat(step.starts.astype(np.int64), lens) + offsets)
-        wanted = (first_tokens + lens - 1)[step.wants_token.astype(bool)]
-        if step.num_prompt_logits is not None:
-            of_prompts = np.flatnonzero(offsets < np.repeat(step.num_prompt_logits, lens))
-            wanted = np.union1d(wanted, of_prompts)
-        everything = len(wanted) == len(offsets)
+    def batch(self, step: Step, inputs: StepInputs) -> ForwardBatch:
+        """Bring the page table up to date, and read the step's tokens from the token pool."""
+        if len(inputs.pages):
+            self.page_table.view(-1).index_copy_(0, inputs.page_places, inputs.pages)
         return ForwardBatch(
             rows=step.rows,
             starts=step.starts,
             lens=step.lens,
             tenancies=self._tenancies[step.rows],
-            token_rows=token_rows,
-            positions=positions,
-            input_ids=self.token_pool[token_rows, positions].long(),
-            logit_indices=None if everything else self._to_device(wanted),
+            token_rows=inputs.token_rows,
+            positions=inputs.positions,
+            input_ids=self.token_pool.view(-1).index_select(0, inputs.token_places),
+            logit_indices=inputs.logit_indices,
         )
 
     def sampling(self, rows: Int32Array, positions: Int64Array) -> SamplingBatch:
@@ -123,6 +166,15 @@ class RowTables:
             greedy=self._greedy[rows],
             uniforms=uniforms(self._seeds[rows], positions),
         )
+
+    def sampling_on_device(self, rows: Int32Array, positions: Int64Array) -> DeviceSampling:
+        """The same for the kernels of a GPU, whose noise follows from seed and position there."""
+        greedy, top_k, top_p, min_p = self._greedy[rows], self._top_k[rows], self._top_p[rows], self._min_p[rows]
+        filtered = (top_k < self._vocab_size) | (top_p < 1.0) | (min_p > 0.0)
+        temperature = np.where(greedy, np.float32(0.0), self._temperature[rows])
+        seeds = self._seeds[rows].view(np.int64)
+        sent = self._transfers.upload(temperature, top_k.astype(np.int32), top_p, min_p, seeds, positions)
+        return DeviceSampling(tuple(sent), any_filtered=bool((filtered & ~greedy).any()))
 
     def logprob_places(self, rows: Int32Array) -> Int32Array:
         """Which of `rows` [n] want the log-probabilities of their tokens: int32 [m]."""
@@ -142,12 +194,13 @@ class RowTables:
 
     def write_tokens(self, rows: Int32Array, positions: Int64Array, tokens: torch.Tensor) -> None:
         """Keep sampled tokens (int64 [n], device) where the next step reads them."""
-        self.token_pool[self._to_device(rows.astype(np.int64)), self._to_device(positions)] = tokens.int()
+        (places,) = self._transfers.upload(rows.astype(np.int64) * self.token_pool.shape[1] + positions)
+        self.token_pool.view(-1).index_copy_(0, places, tokens.int())
 
     def _admit(self, admission: Admission) -> None:
         row, sampling, num_cached = admission.row, admission.sampling, len(admission.cached_pages)
-        self.token_pool[row, : len(admission.prompt_ids)] = self._to_device(admission.prompt_ids)
-        self.page_table[row, :num_cached] = self._to_device(admission.cached_pages)
+        self._transfers.write(self.token_pool[row, : len(admission.prompt_ids)], admission.prompt_ids)
+        self._transfers.write(self.page_table[row, :num_cached], admission.cached_pages)
         self.num_pages[row] = num_cached
         self._tenancies[row] += 1
         self._temperature[row] = sampling.temperature
@@ -160,18 +213,13 @@ class RowTables:
         self._wants_top[row] = bool(sampling.logprobs or sampling.prompt_logprobs)
         self._rules.admit(admission)
 
-    def _append_pages(self, rows: Int32Array, counts: Int32Array, pages: Int32Array) -> None:
-        if not len(pages):
-            return
+    def _append_pages(self, rows: Int32Array, counts: Int32Array) -> Int64Array:
+        """Count the pages that rows are given; where in the flat page table these go, int64 [sum(counts)]."""
         first = np.cumsum(counts) - counts
-        columns = np.repeat(self.num_pages[rows] - first, counts) + np.arange(len(pages))
-        where = self._to_device(np.repeat(rows.astype(np.int64), counts)), self._to_device(columns.astype(np.int64))
-        self.page_table[where] = self._to_device(pages)
+        columns = np.repeat(self.num_pages[rows] - first, counts) + np.arange(int(counts.sum()))
+        places: Int64Array = np.repeat(rows.astype(np.int64), counts) * self.page_table.shape[1] + columns
         self.num_pages[rows] += counts
-
-    def _to_device(self, array: npt.NDArray[np.int32] | Int64Array) -> torch.Tensor:
-        # A copy: arrays decoded from a message are read-only, and PyTorch has no such tensors.
-        return torch.tensor(array, device=self._device)
+        return places
 
 
 def row_seed(engine_seed: int, admission: Admission) -> np.uint64:

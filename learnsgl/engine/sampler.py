@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from learnsgl.core import Int32Array
+from learnsgl.engine.transfers import HOST, Transfers
 from learnsgl.errors import EngineError
 from learnsgl.scheduler.executor import Masks
 
@@ -83,13 +84,14 @@ def sample(logits: torch.Tensor, batch: SamplingBatch) -> torch.Tensor:
     return tokens
 
 
-def apply_masks(logits: torch.Tensor, rows: Int32Array, masks: Masks) -> torch.Tensor:
+def apply_masks(logits: torch.Tensor, rows: Int32Array, masks: Masks, transfers: Transfers = HOST) -> torch.Tensor:
     """Rule out the tokens that constrained rows may not take.
 
     Args:
         logits: [n, V].
         rows: int32 [n]; table row of each.
         masks: for some of these rows, one bit a token, the lowest bit of a byte first.
+        transfers: the way to the logits' device.
 
     Returns:
         New logits [n, V], minus infinity where a token isn't allowed.
@@ -107,8 +109,8 @@ def apply_masks(logits: torch.Tensor, rows: Int32Array, masks: Masks) -> torch.T
     packed = np.frombuffer(masks.allowed, dtype=np.uint8).reshape(-1, num_bytes)
     forbidden = np.unpackbits(packed, axis=1, count=logits.shape[1], bitorder="little") == 0
     masked = logits.clone()
-    index = torch.from_numpy(where).to(logits.device)
-    masked[index] = masked[index].masked_fill(torch.from_numpy(forbidden).to(logits.device), -torch.inf)
+    index, ruled_out = transfers.upload(where, forbidden)
+    masked[index] = masked[index].masked_fill(ruled_out, -torch.inf)
     return masked
 
 

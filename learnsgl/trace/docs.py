@@ -28,6 +28,8 @@ FAMILIES = {
     "page": "Pages of KV cache",
     "cache": "The prefix cache",
     "engine": "The device",
+    "graph": "CUDA graphs",
+    "clock": "The device's clock and the host's",
     "trace": "The recording itself",
 }
 

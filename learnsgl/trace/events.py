@@ -498,7 +498,36 @@ class EngineForward(Event, tag="engine.forward"):
     forward_start_ns: Annotated[int, about("forward pass begins", "ns")]
     forward_end_ns: Annotated[int, about("forward pass ends", "ns")]
     sample_start_ns: Annotated[int, about("sampling begins", "ns")]
-    sample_end_ns: Annotated[int, about("sampling ends; the tokens are on the host", "ns")]
+    sample_end_ns: Annotated[int, about("sampling ends; the tokens are on the host, or on their way from a GPU", "ns")]
+    launch_ns: Annotated[
+        int | None, about("just before the host queued it, where the device has a clock of its own", "ns")
+    ] = None
+    uncertainty_ns: Annotated[int, about("how far off these four may be; 0 where the host's clock gave them", "ns")] = 0
+    graph_size: Annotated[
+        int | None, about("batch size of the CUDA graph that was replayed; what exceeds the runs is padded", "requests")
+    ] = None
+
+
+class GraphCaptured(Event, tag="graph.captured"):
+    """A CUDA graph of a decode step exists, for one batch size. The largest is captured first."""
+
+    LEVEL: ClassVar[TraceLevel] = TraceLevel.STEPS
+    size: Annotated[int, about("its batch size", "requests")]
+    num_bytes: Annotated[int, about("device memory that it added", "bytes")]
+    start_ns: StartNs
+
+
+class ClockAnchor(Event, tag="clock.anchor"):
+    """A moment was seen on the host's clock and on the device's: later device times are told from it.
+
+    An event was queued on an idle stream of its own and waited for, several times; the shortest wait counts.
+    """
+
+    LEVEL: ClassVar[TraceLevel] = TraceLevel.STEPS
+    host_ns: Annotated[int, about("the moment: the middle between queueing and having waited", "ns")]
+    uncertainty_ns: Annotated[int, about("half of that wait", "ns")]
+    rate_ppb: Annotated[int, about("host time that goes by in 1e9 ns of the device's, less 1e9", "ns")]
+    rate_uncertainty_ppb: Annotated[int, about("how far off the rate may be", "ns")]
 
 
 # ---------------------------------------------------------------- trace.*: the recording itself

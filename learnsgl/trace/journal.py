@@ -184,12 +184,26 @@ class Journal:
         if self.full:
             self._recorder.emit(events.BatchSubmitted(self._clock(), step, start_ns))
 
-    def collected(self, step: int, start_ns: int, forward: tuple[int, int], sample: tuple[int, int]) -> None:
+    def collected(
+        self, step: int, start_ns: int, forward: tuple[int, int], sample: tuple[int, int], *,
+        launch_ns: int | None = None, uncertainty_ns: int = 0, graph_size: int | None = None,
+    ) -> None:  # fmt: skip
         """The executor has given a step's tokens; `forward` and `sample` are when the device worked on it."""
         if self.full:
             self._recorder.emit(events.BatchCollected(self._clock(), step, start_ns))
         if self.steps:
-            self._recorder.emit(events.EngineForward(self._clock(), step, *forward, *sample))
+            self._recorder.emit(
+                events.EngineForward(
+                    self._clock(), step, *forward, *sample, launch_ns, uncertainty_ns, graph_size
+                )
+            )  # fmt: skip
+
+    def anchored(self, host_ns: int, uncertainty_ns: int, rate_ppb: int, rate_uncertainty_ppb: int) -> None:
+        """The device's clock was compared with the host's."""
+        if self.steps:
+            self._recorder.emit(
+                events.ClockAnchor(self._clock(), host_ns, uncertainty_ns, rate_ppb, rate_uncertainty_ppb)
+            )
 
     def committed(
         self, step: int, start_ns: int, uids: IntArray, choices: IntArray, rows: IntArray, lens: IntArray,

@@ -49,8 +49,7 @@ def all_logits(loaded: Loaded, tokens: list[int]) -> torch.Tensor:
     builder = StepBuilder(loaded.info)
     builder.admit(0, tokens)
     step, runner = builder.build([(0, len(tokens))]), loaded.runner
-    runner.tables.apply(step)
-    batch = dataclasses.replace(runner.tables.batch(step), logit_indices=None)
+    batch = dataclasses.replace(runner.tables.batch(step, runner.tables.prepare(step)), logit_indices=None)
     runner.attention.prefill.plan(batch)
     return runner.model.forward(batch, runner.attention.prefill)
 

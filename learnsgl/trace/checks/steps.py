@@ -81,6 +81,7 @@ class StepCheck(Check):
             raise violation(entry, f"step {event.step} sampled before its forward pass had ended")
         if event.forward_start_ns < lane.last_forward_ns:
             raise violation(entry, f"the forward pass of step {event.step} began before that of an earlier step")
+        _check_device(entry, event, len(step.uids) // 8)
         lane.last_forward_ns = event.forward_start_ns
         step.has_run = True
 
@@ -133,3 +134,17 @@ class StepCheck(Check):
 def _check_interval(entry: Entry, what: str, start_ns: int, end_ns: int) -> None:
     if start_ns > end_ns:
         raise violation(entry, f"{what} ended {start_ns - end_ns} ns before it began")
+
+
+def _check_device(entry: Entry, event: events.EngineForward, num_runs: int) -> None:
+    """Where the device has a clock of its own: nothing begins before its launch, or ends after the news."""
+    if event.launch_ns is not None and event.forward_start_ns < event.launch_ns:
+        raise violation(
+            entry, f"the forward pass began {event.launch_ns - event.forward_start_ns} ns before its launch"
+        )
+    if event.launch_ns is not None and event.sample_end_ns > event.ns:
+        raise violation(entry, f"the sampling ended {event.sample_end_ns - event.ns} ns after the host had its tokens")
+    if event.uncertainty_ns < 0:
+        raise violation(entry, f"the uncertainty of its times is {event.uncertainty_ns} ns")
+    if event.graph_size is not None and event.graph_size < num_runs:
+        raise violation(entry, f"{num_runs} runs went into a CUDA graph of {event.graph_size}")

@@ -9,6 +9,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from learnsgl.bench.online.options import add_online_options
 from learnsgl.config import BUILT_IN_MODEL
 from learnsgl.errors import OptionError
 from learnsgl.trace.commands import EXPORT_FORMATS
@@ -16,6 +17,8 @@ from learnsgl.trace.commands import EXPORT_FORMATS
 BENCHES = ("offline", "scheduler", "trace", "memory", "tracers", "replay")
 GPU_BENCHES = ("kernels",)
 """They need a GPU, so `bench all` and the page leave them out."""
+LOAD_BENCHES = ("online",)
+"""They measure whatever server they are pointed at, so `bench all` and the page leave them out, too."""
 PEERS = ("transformers", "llama.cpp")
 KERNEL_SHAPES = ("qwen3-0.6b", "llama-3.1-8b")
 QUANTIZATIONS = ("none", "int8")
@@ -31,6 +34,7 @@ examples:
   learnsgl bench tracers                          recording beside VizTracer and the PyTorch profiler
   learnsgl bench replay                           opening, seeking, folding and exporting recordings, by their length
   learnsgl bench kernels                          the GPU's kernels beside their floors and torch's own (needs a GPU)
+  learnsgl bench online --url URL --rate 1 2 4    any OpenAI-compatible server under load, as its clients see it
   learnsgl bench all                              all of these with their defaults, then the tables of the page
   learnsgl bench docs                             only the tables of docs/benchmarks.md, from docs/benchmarks/*.json
 
@@ -44,6 +48,7 @@ _SINGLE = {
     "tracers": "our recording beside VizTracer and the PyTorch profiler: speed, size, time to read it back",
     "replay": "opening a recording, getting anywhere in it, folding and exporting it, by its length",
     "kernels": "each kernel of the GPU engine beside its floor and beside torch's own operators",
+    "online": "a server under load: time to first token, time per token, throughput, goodput",
 }
 
 
@@ -62,12 +67,13 @@ def add_bench_command(subparsers: Any) -> None:
     adders = {
         "offline": _add_offline, "scheduler": _add_scheduler, "trace": _add_trace, "memory": _add_memory,
         "tracers": _add_tracers, "replay": _add_replay, "kernels": _add_kernels,
+        "online": add_online_options,
     }  # fmt: skip
-    for name in (*BENCHES, *GPU_BENCHES):
+    for name in (*BENCHES, *GPU_BENCHES, *LOAD_BENCHES):
         single = commands.add_parser(name, help=_SINGLE[name], description=f"Measure {_SINGLE[name]}.")
         adders[name](single)
         single.add_argument("--out", type=Path, metavar="DIR", help=f"write DIR/{name}.json")
-        single.set_defaults(run=_run_one, bench=name)
+        single.set_defaults(run=_run_online if name in LOAD_BENCHES else _run_one, bench=name)
     every = commands.add_parser("all", help="all of these with their defaults, and the tables of docs/benchmarks.md")
     _add_page(every)
     every.set_defaults(run=_run_all, parsers={name: commands.choices[name] for name in BENCHES})
@@ -213,6 +219,12 @@ def _run_one(args: argparse.Namespace) -> int:
 
     run_bench(args)
     return 0
+
+
+def _run_online(args: argparse.Namespace) -> int:
+    from learnsgl.bench.online.command import run_online
+
+    return run_online(args)
 
 
 def _run_all(args: argparse.Namespace) -> int:

@@ -20,6 +20,8 @@ from learnsgl.bench.gguf import find_gguf
 from learnsgl.bench.kernels_tables import KernelResults, kernels_tables
 from learnsgl.bench.memory_tables import memory_tables
 from learnsgl.bench.offline_tables import offline_tables
+from learnsgl.bench.online.results import OnlineResults
+from learnsgl.bench.online.tables import online_tables
 from learnsgl.bench.peers.base import PeerSpec
 from learnsgl.bench.peers.llama_cpp_peer import is_installed
 from learnsgl.bench.replay_tables import replay_tables
@@ -77,6 +79,8 @@ def tables_of(report: Report) -> list[Table]:
         return tracers_tables(msgspec.convert(report.results, list[tracers.TracerRun]))
     if report.bench == "kernels":
         return kernels_tables(msgspec.convert(report.results, KernelResults))
+    if report.bench == "online":
+        return online_tables(msgspec.convert(report.results, OnlineResults))
     return memory_tables(msgspec.convert(report.results, list[memory.Start]))
 
 
@@ -163,7 +167,13 @@ def _kernels(args: argparse.Namespace) -> tuple[Any, Any]:
     return settings, kernels.measure(settings, _tell)
 
 
+def _online(args: argparse.Namespace) -> tuple[Any, Any]:
+    from learnsgl.bench.online.command import measure_online
+
+    return measure_online(args, _tell)
+
+
 _MEASURES = {
     "offline": _offline, "scheduler": _scheduler, "trace": _trace, "memory": _memory, "tracers": _tracers,
-    "replay": _replay, "kernels": _kernels,
+    "replay": _replay, "kernels": _kernels, "online": _online,
 }  # fmt: skip

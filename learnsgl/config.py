@@ -89,6 +89,19 @@ class ServerConfig:
         metavar="KEY",
         secret=True,
     )
+    request_timeout_s: float | None = option(
+        None,
+        "seconds that a request may take, waiting and answering; then it ends with status 504. By default no limit",
+        flag="--request-timeout",
+        above=0,
+        metavar="SECONDS",
+    )
+    cors_origin: str | None = option(
+        None,
+        "origins whose web pages may use the API, such as http://localhost:3000, with commas between them; * allows "
+        "all. By default browsers keep every other origin's pages out",
+        metavar="ORIGIN[,ORIGIN]",
+    )
     log_level: str = option("info", "least severe line that is logged", choices=("debug", "info", "warning", "error"))
 
 

@@ -13,6 +13,7 @@ from fastapi import Depends, FastAPI, Request
 from starlette.responses import Response
 
 from learnsgl.server.answers import ChatAnswer, CompletionAnswer
+from learnsgl.server.cors import add_cors
 from learnsgl.server.generate_answer import GenerateAnswer
 from learnsgl.server.http import HEALTH, KeyCheck, ModelCard, json_response, read_body
 from learnsgl.server.http_errors import CLIENT_GONE_STATUS, add_error_handlers, error_body, error_response, route_of
@@ -27,7 +28,9 @@ from learnsgl.server.streams import stream_chat_completions, stream_completions,
 from learnsgl.server.tool_routes import ToolRoutes, add_tool_routes
 
 
-def make_app(hub: RequestHub, model: ModelCard, run_id: str, api_key: str | None = None) -> FastAPI:
+def make_app(
+    hub: RequestHub, model: ModelCard, run_id: str, api_key: str | None = None, origins: Sequence[str] = ()
+) -> FastAPI:
     """The HTTP API.
 
     Args:
@@ -35,10 +38,12 @@ def make_app(hub: RequestHub, model: ModelCard, run_id: str, api_key: str | None
         model: the model that is served.
         run_id: part of every answer's id, so that ids of two runs differ.
         api_key: key that every request must bring, but those of `/health`; `None`: none is asked for.
+        origins: web pages of these origins may use the API; see `cors.py`.
     """
     guards = [] if api_key is None else [Depends(KeyCheck(api_key))]
     app = FastAPI(title="learnsgl", openapi_url=None, dependencies=guards)
     add_error_handlers(app, hub.trace.refused)
+    add_cors(app, origins)
     routes = Routes(hub, model, run_id)
     app.add_api_route("/v1/chat/completions", routes.chat_completions, methods=["POST"])
     app.add_api_route("/v1/completions", routes.completions, methods=["POST"])

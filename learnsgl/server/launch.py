@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import secrets
 import socket
 import sys
@@ -28,9 +29,10 @@ from learnsgl.message.sockets import make_socket_folder, remove_socket_folder
 from learnsgl.scheduler.executor import ENGINE_FACTORY, ExecutorInfo
 from learnsgl.server import signals
 from learnsgl.server.api_server import make_app
+from learnsgl.server.cors import read_origins
 from learnsgl.server.http import ModelCard
 from learnsgl.server.http_trace import HttpTrace
-from learnsgl.server.port import bind_port, listen, url_of
+from learnsgl.server.port import bind_port, is_public, listen, url_of
 from learnsgl.server.processes import Processes
 from learnsgl.server.redaction import without_secrets
 from learnsgl.server.requests import RequestHub
@@ -41,6 +43,8 @@ from learnsgl.trace.manifest import create_run, run_id_of, update_manifest
 from learnsgl.trace.recorder import Recorder, open_recorder
 
 API_NAME = "api"
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,7 @@ def launch_server(
         KeyboardInterrupt: Ctrl-C while it started.
     """
     config.check()
+    read_origins(config.server.cors_origin)
     configure_logging(config.server.log_level, API_NAME)
     with signals.raised_as_exceptions(), contextlib.ExitStack() as cleanup:
         try:
@@ -101,6 +106,11 @@ def _launch(
 ) -> None:
     tell = _Progress()
     bound = cleanup.enter_context(bind_port(config.server.host, config.server.port))
+    if is_public(bound) and api_key(config.server) is None:
+        _log.warning(
+            "--host %s opens the server to everyone on the network, and no key is asked for; set LEARNSGL_API_KEY, or "
+            "--api-key", config.server.host,
+        )  # fmt: skip
     trace_folder = _create_run(config)
     recorder = open_recorder(trace_folder, config.trace, API_NAME, API_NAME)
     cleanup.enter_context(_end_recorded(trace_folder, recorder))
@@ -153,12 +163,13 @@ async def _serve(
         for index in range(max(1, setup.config.server.num_tokenizer))
     ]
     replies = AsyncRecvChannel(context, folder, API_CHANNEL, recorder=recorder)
-    hub = RequestHub(tokenizers, HttpTrace(recorder), setup.config.server.max_queue)
+    server = setup.config.server
+    hub = RequestHub(tokenizers, HttpTrace(recorder), server.max_queue, server.request_timeout_s)
     run_id = run_id_of(info.trace_folder) if info.trace_folder else secrets.token_hex(4)
     card = ModelCard(info.model, setup.config.engine.model, info.executor.max_model_len, int(time.time()))
-    app = make_app(hub, card, run_id, api_key(setup.config.server))
+    app = make_app(hub, card, run_id, api_key(server), read_origins(server.cors_origin))
     try:
-        serving = Serving(setup.config.server, app, bound, hub, replies, processes, recorder)
+        serving = Serving(server, app, bound, hub, replies, processes, recorder)
         await serving.run(lambda: on_ready(info))
     finally:
         signals.block_until_ignored()  # the loop's handlers go now

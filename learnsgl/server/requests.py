@@ -41,11 +41,18 @@ class RequestHub:
             that an abort can't overtake its request.
         trace: where the HTTP side's events go.
         max_queue: answers that may wait for their first token; `None` sets no limit.
+        timeout_s: seconds that a request may take; `None` sets no limit.
     """
 
-    def __init__(self, tokenizers: Sequence[SendChannel], trace: HttpTrace, max_queue: int | None = None) -> None:
+    def __init__(
+        self, tokenizers: Sequence[SendChannel], trace: HttpTrace, max_queue: int | None = None,
+        timeout_s: float | None = None,
+    ) -> None:  # fmt: skip
         self.trace = trace
         self._max_queue = max_queue
+        self._timeout_s = timeout_s
+        self._timers: dict[int, asyncio.TimerHandle] = {}
+        """What ends each HTTP request that takes too long, by the id of its first prompt."""
         self._num_waiting = 0
         """Answers that wait for their first token."""
         self._tokenizers = list(tokenizers)
@@ -91,6 +98,9 @@ class RequestHub:
             first_uid = live.uid if len(live.uids) > 1 else None
             self.trace.received(uid, route, request.stream, request.body_bytes, prompt.sampling.n, first_uid)
         self._idle.clear()
+        if self._timeout_s is not None:
+            loop = asyncio.get_running_loop()
+            self._timers[live.uid] = loop.call_later(self._timeout_s, self._time_out, live)
         try:
             for uid, prompt in zip(live.uids, request.prompts, strict=True):
                 self._send(
@@ -100,6 +110,13 @@ class RequestHub:
             self._end(live, DEFECT)
             raise
         return live
+
+    def _time_out(self, live: LiveRequest) -> None:
+        """End a request that has taken too long; its pages come back when the workers hear of it."""
+        text = f"the request took longer than {self._timeout_s:g} s, which is this server's limit; ask for fewer tokens"
+        if not live.client_gone:
+            self._abort(live)
+        self._end(live, ErrorInfo(text, 504, "request_timeout"))
 
     def _check_open(self) -> None:
         if self._refusal is not None:
@@ -260,6 +277,8 @@ class RequestHub:
             del self._num_open[uid], self._live[uid]
             for name in [name for name, named in live.names.items() if named == uid]:
                 del self._names[name]
+            if live.uid in self._timers and not any(other in self._live for other in live.uids):
+                self._timers.pop(live.uid).cancel()
         if not self._live:
             self._idle.set()
 

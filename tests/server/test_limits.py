@@ -1,4 +1,4 @@
-"""The API key and the queue's limit: who is refused, in which shape, and what a recording keeps of it."""
+"""The API key, the limits and CORS: who is refused, in which shape, and what a recording keeps of it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ import openai
 import pytest
 
 from learnsgl.config import SECRET, Config, ServerConfig, api_key
+from learnsgl.errors import OptionError
+from learnsgl.server.cors import read_origins
+from learnsgl.server.port import bind_port, is_public
 from learnsgl.server.redaction import without_secrets
+from learnsgl.trace import events
 from learnsgl.trace.manifest import read_manifest
 from tests.server.conftest import Starter, check_trace
 from tests.server.running import MODEL
@@ -86,3 +90,79 @@ def test_a_full_queue_is_told_at_once(start: Starter) -> None:
     server.process.terminate()
     assert server.wait() == 0
     check_trace(server)
+
+
+def test_a_request_that_takes_too_long_is_ended_and_its_pages_come_back(start: Starter) -> None:
+    # steps of 20 ms: 200 tokens take 4 s
+    server = start("--num-tokenizer", "0", "--seed", "20", "--num-pages", "256", "--request-timeout", "0.5")
+    body = {"model": MODEL, "prompt": "ABC", "max_tokens": 200}
+    with server.http() as client:
+        whole = client.post("/v1/completions", json=body | {"n": 2})
+        assert (whole.status_code, whole.json()["error"]["code"]) == (504, "request_timeout")
+        assert "0.5 s" in whole.json()["error"]["message"]
+        streamed = client.post("/v1/completions", json=body | {"stream": True}).text
+        first, *_, last = [json.loads(line.removeprefix("data: ")) for line in streamed.split("\n\n") if line]
+        assert first["choices"][0]["text"], "the text before it has been given"
+        assert last["error"]["code"] == "request_timeout"
+        short = client.post("/v1/completions", json=body | {"max_tokens": 4})
+        assert short.json()["choices"][0]["text"] == "ABCA"
+        for _ in range(100):  # the abort is on its way
+            flushed = client.post("/flush_cache")
+            if flushed.is_success:
+                break
+        assert flushed.json()["num_pages"] > 0
+        assert client.get("/health").json()["num_running"] == 0
+    server.process.terminate()
+    assert server.wait() == 0
+    trace = check_trace(server)
+    endings = [item.event for item in trace.events("api") if isinstance(item.event, events.ReqEnded)]
+    assert [(end.uid, end.status, end.code) for end in endings[:3]] == [
+        (1, 504, "request_timeout"), (1, 504, "request_timeout"), (2, 504, "request_timeout"),
+    ]  # fmt: skip
+
+
+def preflight(url: str, origin: str) -> httpx.Response:
+    asked = {"Origin": origin, "Access-Control-Request-Method": "POST"}
+    asked["Access-Control-Request-Headers"] = "authorization, content-type"
+    return httpx.options(f"{url}/v1/chat/completions", headers=asked)
+
+
+def test_pages_of_other_origins_are_kept_out_unless_named(start: Starter) -> None:
+    options = ("--num-tokenizer", "0", "--api-key", "sesame", "--host", "0.0.0.0")
+    server = start(*options, "--cors-origin", "http://localhost:3000, https://a.example")
+    assert "no key is asked for" not in server.log
+    named = preflight(server.url, "https://a.example")
+    assert named.headers["access-control-allow-origin"] == "https://a.example"
+    assert "authorization" in named.headers["access-control-allow-headers"]
+    assert "access-control-allow-origin" not in preflight(server.url, "https://b.example").headers
+    refused = httpx.get(f"{server.url}/v1/models", headers={"Origin": "http://localhost:3000"})
+    assert refused.status_code == 401, "CORS opens no door that a key has shut"
+    assert refused.headers["access-control-allow-origin"] == "http://localhost:3000"
+
+
+def test_an_open_server_without_a_key_warns(start: Starter) -> None:
+    server = start("--num-tokenizer", "0", "--host", "0.0.0.0")
+    assert "no key is asked for" in server.log
+    assert "access-control-allow-origin" not in preflight(server.url, "http://localhost:3000").headers
+    assert preflight(server.url, "http://localhost:3000").status_code == 405
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2", "localhost"])
+def test_this_machine_alone_is_not_public(host: str) -> None:
+    with bind_port(host, 0) as bound:
+        assert not is_public(bound)
+
+
+@pytest.mark.parametrize("given", ["localhost:3000", "http://a.example/", "http://a.example/x", "", "http://", "a,*"])
+def test_what_is_no_origin_is_refused(given: str) -> None:
+    with pytest.raises(OptionError, match="isn't an origin"):
+        read_origins(given)
+
+
+def test_origins_are_read() -> None:
+    assert read_origins(None) == []
+    assert read_origins("http://a.example:80,*, https://[::1]:3000") == [
+        "http://a.example:80",
+        "*",
+        "https://[::1]:3000",
+    ]

@@ -89,7 +89,7 @@ class Client:
             writer.write(head.encode() + data)
             status, is_stream = 0, False
             while line := (await reader.readline()).strip().lower():
-                status = int(line.split()[1]) if not status else status
+                status = status or int(line.split()[1])
                 is_stream = is_stream or line.startswith(b"content-type: text/event-stream")
             if not is_stream:
                 yield status, json.loads(await reader.read())

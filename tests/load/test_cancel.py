@@ -22,7 +22,7 @@ NUM_REQUESTS = 1000
 NUM_AT_ONCE = 48
 NUM_PAGES = 4096
 OPTIONS = (
-    "--seed", "1", "--max-model-len", "600", "--max-prefill-length", "32", "--max-running-requests", "24",
+    "--seed", "1", "--max-model-len", "600", "--max-prefill-length", "64", "--max-running-requests", "24",
     "--num-pages", str(NUM_PAGES), "--page-size", "2",
 )  # fmt: skip
 

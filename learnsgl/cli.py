@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any, NoReturn
 
-from learnsgl.config import add_options, config_from_args
 from learnsgl.errors import LearnsglError, StartupError, UsageError
+from learnsgl.options import add_options, config_from_args
 
 _EPILOG = """\
 examples:

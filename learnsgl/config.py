@@ -1,16 +1,15 @@
 """Every option of the server: its default, its unit, its allowed values and its help text, each written once.
 
-One frozen dataclass an area. `cli.py` makes the command line from them, `launch.py` hands each process the areas
+One frozen dataclass an area. `options.py` makes the command line from them, `launch.py` hands each process the areas
 that it needs, and the manifest of a trace records them whole. Environment variables are read here and nowhere else.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import os
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, StrEnum
 from pathlib import Path
@@ -246,7 +245,7 @@ class Config:
         """
         for area in dataclasses.fields(self):
             for f in _options(area):
-                _check_value(f, getattr(getattr(self, area.name), f.name))
+                check_value(f, getattr(getattr(self, area.name), f.name))
 
 
 def _options(area: dataclasses.Field[Any]) -> tuple[dataclasses.Field[Any], ...]:
@@ -274,7 +273,12 @@ def secret_flags() -> list[str]:
     return [flag_of(f) for area in dataclasses.fields(Config) for f in _options(area) if f.metadata["secret"]]
 
 
-def _check_value(f: dataclasses.Field[Any], value: Any) -> None:
+def check_value(f: dataclasses.Field[Any], value: Any) -> None:
+    """Check a value against its option's range and choices.
+
+    Raises:
+        OptionError: naming the option, the value and what is allowed.
+    """
     meta = f.metadata
     if value is None:
         return
@@ -293,79 +297,6 @@ def _check_value(f: dataclasses.Field[Any], value: Any) -> None:
     )
     if not holds:  # also for NaN, which compares false with everything
         raise OptionError(f"{flag_of(f)} is {value}; it must be {' and '.join(f'{k} {v:g}' for k, v in given.items())}")
-
-
-def add_options(
-    parser: argparse.ArgumentParser, config: Config | None = None, *, areas: Collection[str] | None = None
-) -> None:
-    """Add the options of areas to a command's parser, one help group an area.
-
-    Args:
-        parser: the command's.
-        config: where the defaults come from.
-        areas: only these get options, and the others keep their defaults; `None`: all do.
-    """
-    config = config or Config()
-    for area in dataclasses.fields(Config):
-        factory = area.default_factory
-        assert isinstance(factory, type)
-        if areas is not None and area.name not in areas:
-            parser.set_defaults(**vars(getattr(config, area.name)))
-            continue
-        group = parser.add_argument_group(area.name, (factory.__doc__ or "").strip())
-        for f in dataclasses.fields(factory):
-            default = getattr(getattr(config, area.name), f.name)
-            shown = default.value if isinstance(default, Enum) else default
-            help_text = f.metadata["help"] + ("" if shown is None else f" (default: {shown})")
-            if isinstance(default, bool):
-                group.add_argument(
-                    flag_of(f), dest=f.name, default=default, action=argparse.BooleanOptionalAction, help=help_text
-                )
-                continue
-            group.add_argument(
-                flag_of(f), dest=f.name, default=default, type=_converter(f), help=help_text.replace("%", "%%"),
-                choices=None, metavar=f.metadata["metavar"] or _metavar(f),
-            )  # fmt: skip
-
-
-def _metavar(f: dataclasses.Field[Any]) -> str:
-    if f.metadata["choices"]:
-        return "{" + ",".join(f.metadata["choices"]) + "}"
-    kind = str(f.type)
-    return "N" if "int" in kind else "X" if "float" in kind else f.name.upper()
-
-
-def _converter(f: dataclasses.Field[Any]) -> Any:
-    kind = str(f.type)
-
-    def convert(text: str) -> Any:
-        try:
-            value: Any = text
-            if "int" in kind:
-                value = int(text)
-            elif "float" in kind:
-                value = float(text)
-            elif "Path" in kind:
-                value = Path(text)
-        except ValueError:
-            noun = "a whole number" if "int" in kind else "a number"
-            raise OptionError(f"{flag_of(f)} is {text!r}; it must be {noun}") from None
-        _check_value(f, value)
-        return TraceLevel(value) if "TraceLevel" in kind else value
-
-    return convert
-
-
-def config_from_args(args: argparse.Namespace) -> Config:
-    """The configuration that a parsed command line asks for."""
-    areas: dict[str, Any] = {}
-    for area in dataclasses.fields(Config):
-        factory = area.default_factory
-        assert isinstance(factory, type)
-        areas[area.name] = factory(**{f.name: getattr(args, f.name) for f in dataclasses.fields(factory)})
-    config = Config(**areas)
-    config.check()
-    return config
 
 
 _SPIN_COUNT = 4000

@@ -6,8 +6,9 @@ import argparse
 import importlib.util
 from typing import Any
 
-from learnsgl.config import BUILT_IN_MODEL, add_options
+from learnsgl.config import BUILT_IN_MODEL
 from learnsgl.errors import StartupError
+from learnsgl.options import add_options
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from learnsgl.config import add_options
+from learnsgl.options import add_options
 
 AREAS = ("engine", "scheduler", "trace")
 """Options of the server that an `LLM` takes, too."""

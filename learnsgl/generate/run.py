@@ -11,12 +11,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TextIO
 
-from learnsgl.config import config_from_args
 from learnsgl.errors import FolderError
 from learnsgl.generate.command import AREAS
 from learnsgl.generate.inputs import Item, read_items
 from learnsgl.generate.results import Results, json_line, text_form
 from learnsgl.llm import LLM
+from learnsgl.options import config_from_args
 from learnsgl.terminal import harmless, utf8_output
 
 INTERRUPTED = 130

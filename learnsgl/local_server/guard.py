@@ -13,8 +13,8 @@ import sys
 import threading
 
 from learnsgl.cli import make_parser
-from learnsgl.config import config_from_args
 from learnsgl.errors import LearnsglError
+from learnsgl.options import config_from_args
 from learnsgl.server.launch import ServerInfo, launch_server
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 
-from learnsgl.config import add_options, config_from_args
 from learnsgl.errors import LearnsglError
+from learnsgl.options import add_options, config_from_args
 
 
 def main() -> int:

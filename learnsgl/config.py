@@ -101,6 +101,12 @@ class ServerConfig:
         "all. By default browsers keep every other origin's pages out",
         metavar="ORIGIN[,ORIGIN]",
     )
+    worker_timeout_s: float = option(
+        60.0,
+        "seconds that a worker process may give no sign of life, as when it was stopped by SIGSTOP, before it is "
+        "killed and the server ends with an error. A long step is no silence",
+        above=0,
+    )
     log_level: str = option("info", "least severe line that is logged", choices=("debug", "info", "warning", "error"))
 
 
@@ -149,8 +155,19 @@ class EngineConfig:
     )
     page_size: int = option(1, "tokens a page of KV cache", minimum=1, maximum=1024)
     num_pages: int | None = option(None, "pages of KV cache; by default as many as --memory-ratio allows", minimum=1)
-    memory_ratio: float = option(
-        0.25, "share of the memory that is free after loading which the KV cache takes", above=0, maximum=1
+    memory_ratio: float | None = option(
+        None,
+        "share of the memory that is free after loading which the KV cache takes; on a GPU, of what weights, the "
+        "largest step and CUDA graphs leave. By default 0.25 on a CPU and 0.9 on a GPU",
+        above=0,
+        maximum=1,
+    )
+    cuda_graph_max_bs: int | None = option(
+        None,
+        "largest batch of answers that a GPU runs as a CUDA graph; 0 captures none. By default as many as run at once, "
+        "up to 256",
+        minimum=0,
+        maximum=4096,
     )
     seed: int = option(0, "seed of the requests that bring none, and of dummy weights", minimum=0, maximum=2**63 - 1)
 

@@ -6,6 +6,7 @@ touches the device; the thread that submits goes on scheduling meanwhile.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,12 +18,15 @@ import torch
 
 from learnsgl.config import EngineConfig, SchedulerConfig
 from learnsgl.engine import SHORT_WAITS
+from learnsgl.engine.cuda_engine import CudaEngine
+from learnsgl.engine.device import choose_device
 from learnsgl.engine.loading import Loaded, load_model_runner
 from learnsgl.engine.model_runner import ModelRunner, Sampled
 from learnsgl.errors import EngineError
 from learnsgl.scheduler.executor import ExecutorInfo, Masks, Step, StepResult, Ticket
 
 _T = TypeVar("_T")
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +181,7 @@ def _described(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def create_engine(folder: Path, name: str, engine: EngineConfig, scheduler: SchedulerConfig) -> Engine:
+def create_engine(folder: Path, name: str, engine: EngineConfig, scheduler: SchedulerConfig) -> Engine | CudaEngine:
     """Load a model and get everything ready for its first step.
 
     Args:
@@ -188,8 +192,13 @@ def create_engine(folder: Path, name: str, engine: EngineConfig, scheduler: Sche
 
     Raises:
         StartupError: the model can't be found, isn't supported, or doesn't fit; or the device can't be used.
-        OptionError: `--max-model-len` is more than the model's context.
+        OptionError: `--max-model-len` is more than the model's context, or options don't go together.
     """
+    if choose_device(engine).type == "cuda":
+        # Kernels are launched by the thread that submits, so it is also the one that loads.
+        loaded = load_model_runner(folder, name, engine, scheduler, _log.info)
+        assert loaded.cuda is not None
+        return CudaEngine(loaded.runner, loaded.info, loaded.cuda)
     thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="compute")
     try:
         if SHORT_WAITS:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ DEFAULT_MAX_SIZE = 256
 """The largest graph where `--cuda-graph-max-bs` isn't given and more requests may run; beyond, launches are hidden."""
 
 
+@runtime_checkable
 class GraphedAttention(AttentionBackend, Protocol):
     """An attention backend that can plan for a graph; `TritonAttention` is one."""
 
@@ -89,7 +90,8 @@ def choose_max_size(wanted: int | None, *, max_running_requests: int) -> int:
 def ladder(max_size: int) -> list[int]:
     """Batch sizes to capture, ascending: 1, 2, 4, 8, then steps of 8 up to 64, 16 up to 256, and 32 beyond.
 
-    A step of n rows is thus padded by less than n / 4 from 8 rows on, and the ladder of 256 has 23 graphs.
+    A step is thus padded by at most as many rows as it has, and from 64 rows on by less than a quarter. The ladder of
+    256 has 23 graphs.
     """
     sizes = [1, 2, 4, *range(8, 64, 8), *range(64, 256, 16), *range(256, max_size + 1, 32)]
     return [*(size for size in sizes if size < max_size), *([max_size] if max_size else [])]

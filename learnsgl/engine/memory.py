@@ -15,6 +15,9 @@ from learnsgl.errors import OptionError, OutOfMemoryError
 from learnsgl.models.config import ModelConfig
 from learnsgl.models.registry import CausalLM
 
+CPU_RATIO, GPU_RATIO = 0.25, 0.9
+"""Shares of what is free that pages take where `--memory-ratio` doesn't say. A CPU's memory belongs to others too."""
+
 LEAST_TOKENS = 16
 """A server whose pages hold fewer tokens than this (and than its context) is no use, so it doesn't start."""
 
@@ -28,7 +31,7 @@ class MemoryPlan:
         max_model_len: most tokens of one request.
         page_bytes: of one page, over all layers.
         dense_bytes: most that dense copies of decoding contexts take; they are made as they are needed.
-        workspace_bytes: an estimate of what the largest step needs beside weights and pages.
+        workspace_bytes: what the largest step needs beside weights and pages: estimated on a CPU, measured on a GPU.
     """
 
     num_pages: int
@@ -73,7 +76,14 @@ def check_weights_fit(
 
 
 def plan_memory(
-    model: ModelConfig, config: EngineConfig, scheduler: SchedulerConfig, *, dtype: torch.dtype, available_bytes: int
+    model: ModelConfig,
+    config: EngineConfig,
+    scheduler: SchedulerConfig,
+    *,
+    dtype: torch.dtype,
+    available_bytes: int,
+    default_ratio: float = CPU_RATIO,
+    measured_workspace: int | None = None,
 ) -> MemoryPlan:
     """Decide on the number of pages.
 
@@ -85,7 +95,10 @@ def plan_memory(
         config: page size, number of pages, ratio, longest request.
         scheduler: how many requests run at once, and how long a step is.
         dtype: of the KV cache.
-        available_bytes: free memory of the device, now that the weights are loaded.
+        available_bytes: free memory of the device, now that the weights are loaded; on a GPU less what everything else
+            takes that was measured.
+        default_ratio: taken where `--memory-ratio` isn't given.
+        measured_workspace: bytes of the largest step, where these were measured and `available_bytes` is without them.
 
     Raises:
         OptionError: see `wanted_model_len`.
@@ -94,8 +107,12 @@ def plan_memory(
     wanted_len = wanted_model_len(model, config)
     page_size = config.page_size
     page_bytes = KVPool.page_bytes(model, page_size=page_size, dtype=dtype)
-    workspace = workspace_bytes(model, scheduler, dtype=dtype)
-    room = max(0, available_bytes - workspace)
+    ratio = default_ratio if config.memory_ratio is None else config.memory_ratio
+    workspace = measured_workspace
+    room = max(0, available_bytes)
+    if workspace is None:
+        workspace = workspace_bytes(model, scheduler, dtype=dtype)
+        room = max(0, available_bytes - workspace)
     if config.num_pages is not None:
         num_pages = config.num_pages
         if num_pages * page_bytes > room:
@@ -105,14 +122,16 @@ def plan_memory(
                 f"{room // page_bytes}, or leave the option out"
             )
     else:
-        num_pages = int(min(available_bytes * config.memory_ratio, room)) // page_bytes
+        num_pages = int(min(available_bytes * ratio, room)) // page_bytes
         num_pages = min(num_pages, scheduler.max_running_requests * -(-wanted_len // page_size))
     least = min(wanted_len, LEAST_TOKENS)
     if num_pages * page_size < least:
+        needed = -(-least // page_size) * page_bytes
         raise OutOfMemoryError(
             f"{num_pages} pages of KV cache hold {num_pages * page_size} tokens, and a single request needs {least} "
-            f"({_mib(-(-least // page_size) * page_bytes)}); {_mib(room)} of memory are free after the weights. "
-            "Raise --memory-ratio or --num-pages, lower --page-size, or free memory"
+            f"({_mib(needed)}: {_mib(needed - num_pages * page_bytes)} more); {_mib(room)} are free after the "
+            f"weights and {_mib(workspace)} of workspace. Raise --memory-ratio or --num-pages, lower --page-size or "
+            "--max-prefill-length, or free memory"
         )
     dense_bytes = min(num_pages * page_bytes, (room - num_pages * page_bytes) // 2)
     return MemoryPlan(num_pages, min(wanted_len, num_pages * page_size), page_bytes, dense_bytes, workspace)
@@ -126,6 +145,14 @@ def workspace_bytes(model: ModelConfig, scheduler: SchedulerConfig, *, dtype: to
     activations = num_tokens * (2 * model.hidden_size + widest) * dtype.itemsize
     logits = scheduler.max_running_requests * model.vocab_size * (dtype.itemsize + 4)  # and in float32 to sample
     return activations + logits
+
+
+def describe_memory(memory: dict[str, int]) -> str:
+    """Where a GPU's memory went, in a line, from `ExecutorInfo.memory`."""
+    named = ("weights", "kv_pages", "workspace", "graphs", "buffers")
+    parts = ", ".join(f"{name.replace('_', ' ')} {_mib(memory[name])}" for name in named)
+    taken = memory["available_before"] - memory["available_after"]
+    return f"GPU memory: {parts}; {_mib(taken)} in all, {_mib(memory['available_after'])} are left"
 
 
 def _mib(num_bytes: int) -> str:

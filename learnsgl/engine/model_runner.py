@@ -16,6 +16,7 @@ from learnsgl.attention.registry import Backends
 from learnsgl.core import Int32Array, ReqKey, SamplingParams
 from learnsgl.engine.choose_tokens import ChooseTokens, choose_with_torch
 from learnsgl.engine.graph import DecodeGraphs
+from learnsgl.engine.kv_pool import KVPool
 from learnsgl.engine.logprobs import normalised
 from learnsgl.engine.row_tables import RowTables, StepInputs
 from learnsgl.engine.sampler import apply_masks
@@ -51,6 +52,7 @@ class ModelRunner:
         attention: reads and writes the KV pool.
         tables: pages, tokens and sampling parameters of every row.
         max_model_len: most tokens of one row.
+        pool: keys and values of all rows.
         choose_tokens: how tokens are chosen from logits on this device.
         transfers: the ways between host and device.
         graphs: CUDA graphs of decode steps, where there are any.
@@ -62,6 +64,7 @@ class ModelRunner:
     attention: Backends
     tables: RowTables
     max_model_len: int
+    pool: KVPool
     choose_tokens: ChooseTokens = choose_with_torch
     transfers: Transfers = HOST
     graphs: DecodeGraphs | None = None

@@ -10,7 +10,7 @@ import torch
 
 from learnsgl.config import EngineConfig, SchedulerConfig
 from learnsgl.engine import device as devices
-from learnsgl.engine import loading
+from learnsgl.engine import parts
 from learnsgl.engine.engine import create_engine
 from learnsgl.engine.memory import MemoryPlan, plan_memory, workspace_bytes
 from learnsgl.errors import ModelNotFoundError, OptionError, OutOfMemoryError, StartupError, UnsupportedModelError
@@ -79,7 +79,7 @@ def test_a_failed_allocation_is_named(small_model: MakeModel, monkeypatch: pytes
     def fails(*_: object, **__: object) -> None:
         torch.empty(1 << 60)
 
-    monkeypatch.setattr(loading, "KVPool", fails)
+    monkeypatch.setattr(parts, "KVPool", fails)
     with pytest.raises(OutOfMemoryError, match="the KV pages don't fit into memory"):
         create_engine(small_model("gqa")[0], "small", EngineConfig(device="cpu", num_threads=1), SCHEDULER)
 

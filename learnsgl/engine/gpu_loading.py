@@ -1,0 +1,142 @@
+"""The second half of a start-up on a GPU: a trial that measures, KV pages from what is left, CUDA graphs, the warm-up.
+
+`loading.py` calls `finish_on_gpu` when the weights are there. The trial runs the largest step and captures two graphs
+on a few pages, so that the pages get a share of what really remains.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+
+import torch
+
+from learnsgl.engine import device as devices
+from learnsgl.engine.cuda_device import CudaDevice
+from learnsgl.engine.graph import (
+    CudaGraphRecorder,
+    DecodeGraphs,
+    GraphBuffers,
+    GraphedAttention,
+    choose_max_size,
+    ladder,
+)
+from learnsgl.engine.memory import GPU_RATIO, MemoryPlan, describe_memory, plan_memory, wanted_model_len
+from learnsgl.engine.model_runner import ModelRunner
+from learnsgl.engine.parts import Parts, Phases, out_of_memory
+from learnsgl.engine.trial import make_trial, read_memory, run_trial, workspace_of
+from learnsgl.errors import OptionError
+from learnsgl.scheduler.executor import CapturedGraph
+
+Tell = Callable[[str], None]
+
+
+def finish_on_gpu(
+    parts: Parts, cuda: CudaDevice, phases: Phases, tell: Tell
+) -> tuple[ModelRunner, dict[str, int], tuple[CapturedGraph, ...]]:
+    """Make the runner, with pages and graphs, and warm it up.
+
+    Returns:
+        The runner, the bytes by purpose, and what the graphs took.
+
+    Raises:
+        OutOfMemoryError: the pages don't fit, or hold too little for one request.
+        OptionError: graphs were asked for, and the attention backend can't be captured.
+    """
+    sizes = graph_sizes(parts)
+    available_bytes = devices.available_bytes(parts.device)
+    with phases.timed("trial"), out_of_memory("the largest step's activations"), torch.inference_mode():
+        workspace_bytes, graph_bytes = _measure(parts, cuda, sizes)
+    with phases.timed("allocate_kv"), out_of_memory("the KV pages"):
+        before_bytes = torch.cuda.memory_allocated(parts.device)
+        plan = _plan(parts, available_bytes - workspace_bytes - graph_bytes, workspace_bytes)
+        runner = parts.make_runner(plan.num_pages, plan.max_model_len)
+        buffers = _make_buffers(parts, sizes)
+        buffer_bytes = torch.cuda.memory_allocated(parts.device) - before_bytes - plan.num_pages * plan.page_bytes
+    captured: list[CapturedGraph] = []
+    with phases.timed("warm_up"), torch.inference_mode():
+        steps = make_trial(parts.scheduler, max_model_len=plan.max_model_len, page_size=parts.engine.page_size)
+        # where even the trial's pages are too many, a short prompt must do
+        fits = steps.num_pages <= plan.num_pages
+        run_trial(runner, steps.all) if fits else runner.warm_up()
+        devices.wait_for(parts.device)
+    if buffers is not None:
+        with phases.timed("capture_graphs"), out_of_memory("the CUDA graphs"), torch.inference_mode():
+            graphs = DecodeGraphs(parts.model, _graphed(runner), buffers)
+            captured = graphs.capture(sizes, CudaGraphRecorder(parts.device, cuda.stream), tell)
+            runner.graphs = graphs
+    cuda.clock.renew()
+    memory = {
+        "kv_pages": plan.num_pages * plan.page_bytes,
+        "workspace": workspace_bytes,
+        "graphs": sum(graph.num_bytes for graph in captured),
+        "buffers": buffer_bytes,
+    }
+    told = {**memory, "weights": parts.model.weight_bytes(), "available_before": available_bytes}
+    told["available_before"] += told["weights"]
+    tell(describe_memory({**told, "available_after": devices.available_bytes(parts.device)}))
+    return runner, memory, tuple(captured)
+
+
+def graph_sizes(parts: Parts) -> list[int]:
+    """The batch sizes to capture; none where the attention backend that decodes can't be captured.
+
+    Raises:
+        OptionError: graphs were asked for all the same.
+    """
+    wanted = parts.engine.cuda_graph_max_bs
+    if parts.backends.decode != "triton":
+        if wanted:
+            raise OptionError(
+                f"--cuda-graph-max-bs is {wanted}, and --attention-backend {parts.backends} can't decode in a CUDA "
+                "graph; only triton can. Take that one for decoding, or leave --cuda-graph-max-bs out"
+            )
+        return []
+    return ladder(choose_max_size(wanted, max_running_requests=parts.scheduler.max_running_requests))
+
+
+def _measure(parts: Parts, cuda: CudaDevice, sizes: list[int]) -> tuple[int, int]:
+    """Bytes of the largest step, and an estimate of those of all graphs and tables, from a runner of few pages."""
+    before = read_memory(parts.device)
+    torch.cuda.reset_peak_memory_stats(parts.device)
+    max_model_len = wanted_model_len(parts.config, parts.engine)
+    steps = make_trial(parts.scheduler, max_model_len=max_model_len, page_size=parts.engine.page_size)
+    allocated_bytes = torch.cuda.memory_allocated(parts.device)
+    runner = parts.make_runner(steps.num_pages, max_model_len)
+    tables_bytes = torch.cuda.memory_allocated(parts.device) - allocated_bytes
+    run_trial(runner, steps.all)
+    workspace_bytes = workspace_of(before, read_memory(parts.device), tables_bytes=tables_bytes)
+    graph_bytes = 0
+    buffers = _make_buffers(parts, sizes)
+    if buffers is not None:
+        # The largest brings the pool's memory, the next one what each graph adds.
+        recorder = CudaGraphRecorder(parts.device, cuda.stream)
+        captured = DecodeGraphs(parts.model, _graphed(runner), buffers).capture(sizes[-2:], recorder)
+        each_bytes = captured[-1].num_bytes if len(captured) > 1 else 0
+        graph_bytes = buffers.nbytes + captured[0].num_bytes + (len(sizes) - 1) * each_bytes
+    tables_bytes -= runner.pool.num_pages * runner.pool.token_bytes * parts.engine.page_size
+    del runner, buffers
+    gc.collect()
+    torch.cuda.empty_cache()
+    return workspace_bytes, graph_bytes + tables_bytes
+
+
+def _plan(parts: Parts, available_bytes: int, workspace_bytes: int) -> MemoryPlan:
+    return plan_memory(
+        parts.config, parts.engine, parts.scheduler, dtype=parts.dtype, available_bytes=available_bytes,
+        default_ratio=GPU_RATIO, measured_workspace=workspace_bytes,
+    )  # fmt: skip
+
+
+def _make_buffers(parts: Parts, sizes: list[int]) -> GraphBuffers | None:
+    if not sizes:
+        return None
+    return GraphBuffers.make(
+        sizes[-1], vocab_size=parts.config.vocab_size, dtype=parts.dtype, device=parts.device
+    )  # fmt: skip
+
+
+def _graphed(runner: ModelRunner) -> GraphedAttention:
+    attention = runner.attention.decode
+    assert isinstance(attention, GraphedAttention), "graph_sizes has looked"
+    return attention

@@ -1,0 +1,96 @@
+"""What a runner is made of, how its start-up is timed, and how memory that runs out is named.
+
+`loading.py` puts the parts together; on a GPU a runner is made of them twice: for the trial, and for good.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+
+from learnsgl.attention.registry import BackendLimits, BackendNames, make_backends, why_unavailable
+from learnsgl.config import EngineConfig, SchedulerConfig
+from learnsgl.engine.choose_tokens import choose_with_torch, choose_with_triton
+from learnsgl.engine.cuda_device import CudaDevice
+from learnsgl.engine.kv_pool import KVPool
+from learnsgl.engine.model_runner import ModelRunner
+from learnsgl.engine.row_tables import RowTables
+from learnsgl.engine.transfers import HOST
+from learnsgl.errors import OutOfMemoryError
+from learnsgl.models.config import ModelConfig
+from learnsgl.models.registry import CausalLM
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """A loaded model, and all that decides how it runs; `cuda` is there on a GPU."""
+
+    model: CausalLM
+    config: ModelConfig
+    engine: EngineConfig
+    scheduler: SchedulerConfig
+    backends: BackendNames
+    dtype: torch.dtype
+    device: torch.device
+    cuda: CudaDevice | None
+
+    def make_runner(self, num_pages: int, max_model_len: int, *, max_dense_bytes: int = 0) -> ModelRunner:
+        """A runner with pages and tables of its own; nothing has run on it."""
+        transfers = HOST if self.cuda is None else self.cuda.transfers
+        pool = KVPool(
+            self.config, num_pages=num_pages, page_size=self.engine.page_size, dtype=self.dtype, device=self.device
+        )
+        tables = RowTables(
+            num_rows=self.scheduler.max_running_requests,
+            max_model_len=max_model_len,
+            page_size=self.engine.page_size,
+            vocab_size=self.config.vocab_size,
+            eos_ids=self.config.eos_ids,
+            seed=self.engine.seed,
+            device=self.device,
+            transfers=transfers,
+        )
+        limits = BackendLimits(
+            num_heads=self.config.num_heads,
+            max_tokens=self.scheduler.max_prefill_length + self.scheduler.max_running_requests,
+            max_context_len=max_model_len,
+            max_dense_bytes=max_dense_bytes,
+        )
+        attention = make_backends(self.backends, pool, tables.page_table, limits)
+        has_triton = why_unavailable("triton", self.device, head_dim=1) is None
+        return ModelRunner(
+            self.model, attention, tables, max_model_len, pool,
+            choose_tokens=choose_with_triton if has_triton else choose_with_torch, transfers=transfers,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Phases:
+    """The parts of a start-up: (name, start_ns, end_ns) on `time.monotonic_ns`."""
+
+    done: list[tuple[str, int, int]] = field(default_factory=list)
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """What runs within is a phase."""
+        start_ns = time.monotonic_ns()
+        yield
+        self.done.append((name, start_ns, time.monotonic_ns()))
+
+
+@contextmanager
+def out_of_memory(what: str) -> Iterator[None]:
+    """Turn an allocation that fails into our error. PyTorch's CPU allocator has no exception class of its own."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        known = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+        if not known and "can't allocate memory" not in str(error):
+            raise
+        raise OutOfMemoryError(
+            f"{what} don't fit into memory: {error}; free memory, or lower --memory-ratio or --max-model-len"
+        ) from error

@@ -138,17 +138,17 @@ def _title(data: Sequence[Summary]) -> str:
     low, high = known[0], known[-1]
     assert low.ttft is not None
     assert high.ttft is not None
-    first = f"Median TTFT {duration(low.ttft.p50 * 1e6)} at {_named(low)}"
-    return first if low is high else f"{first}, {duration(high.ttft.p50 * 1e6)} at {_named(high)}"
+    first = f"Median TTFT {duration(low.ttft.p50 * 1e6)} {_named(low)}"
+    return first if low is high else f"{first}, {duration(high.ttft.p50 * 1e6)} {_named(high)}"
 
 
 def _named(one: Summary) -> str:
     load = one.load
     if load.is_burst_of_all:
-        return "all requests at once"
+        return "with all requests at once"
     if load.concurrency is not None:
-        return f"{count(load.concurrency, 'request')} at once"
-    return f"{load.value:g} requests a second" if load.rate is not None else f"speed {load.value:g}"
+        return f"with {count(load.concurrency, 'request')} at once"
+    return f"at {load.value:g} requests a second" if load.rate is not None else f"at speed {load.value:g}"
 
 
 def _notes(results: OnlineResults, data: Sequence[Summary]) -> list[str]:

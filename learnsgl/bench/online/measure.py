@@ -19,9 +19,8 @@ from learnsgl.bench.online.plan import WARM_UP, FromFile, MadeUp, Workload, read
 from learnsgl.bench.online.progress import Progress
 from learnsgl.bench.online.prompts import Form, WordsForm
 from learnsgl.bench.online.replayed import Replayed, read_rows
-from learnsgl.bench.online.results import Load, OnlineResults, Outcome, Run
+from learnsgl.bench.online.results import BUSY_SHARE, Load, OnlineResults, Outcome, Run
 from learnsgl.bench.online.settings import Settings
-from learnsgl.bench.online.summary import BUSY_SHARE
 from learnsgl.bench.online.target import Target, find_form, find_target
 from learnsgl.errors import ServingError
 
@@ -128,8 +127,9 @@ async def _warm_up(client: Client, settings: Settings, form: Form) -> None:
 
 
 def _judge(run: Run, tell: Tell) -> None:
-    if run.cpu_share > BUSY_SHARE:
+    if run.is_client_busy:
         tell(
             f"this client used {100 * run.cpu_share:.0f}% of a core; above {100 * BUSY_SHARE:.0f}% its own work shows "
-            "in the latencies. Spread the load over several clients, or ask for longer answers at a lower rate"
+            f"in the latencies. Its event loop came up to {1e3 * run.max_lag_s:.0f} ms late; a lower "
+            "rate tells how much that matters"
         )

@@ -64,7 +64,7 @@ class Workload(Protocol):
         """
 
 
-def times_of(load: Load, num_requests: int, settings: Settings, number: int) -> list[float]:
+def times_of(load: Load, num_requests: int, settings: Settings) -> list[float]:
     """Times of arrival for a load; zeros for a closed loop.
 
     The gaps come from a generator of their own: whatever the prompts, arrivals of one seed are the same, and in every
@@ -93,7 +93,8 @@ class MadeUp:
     def text(self) -> str:
         """Lengths and prefixes."""
         made = self._settings
-        text = f"{self._num_requests} random prompts of {made.input_len} tokens, answers of {made.output_len}"
+        lens = [str(one).replace(":", " to ") for one in (made.input_len, made.output_len)]
+        text = f"{self._num_requests} random prompts of {lens[0]} tokens, answers of {lens[1]}"
         if not made.prefix_len:
             return text
         count = "one prefix" if made.num_prefixes == 1 else f"one of {made.num_prefixes} prefixes"
@@ -106,7 +107,7 @@ class MadeUp:
         prefix_symbols = form.num_symbols(made.prefix_len) if made.prefix_len else 0
         prefixes = rng.integers(form.alphabet, size=(made.num_prefixes, prefix_symbols)).tolist()
         planned = []
-        for index, time_s in enumerate(times_of(load, self._num_requests, made, number)):
+        for index, time_s in enumerate(times_of(load, self._num_requests, made)):
             own_len, output_len = (
                 int(rng.integers(lens.low, lens.high + 1)) for lens in (made.input_len, made.output_len)
             )
@@ -166,7 +167,7 @@ class FromFile:
         rng = np.random.default_rng([self._settings.seed, number + 1])
         lens = self._settings.output_len
         planned = []
-        times = times_of(load, self._num_requests, self._settings, number)
+        times = times_of(load, self._num_requests, self._settings)
         for index, (time_s, line) in enumerate(zip(times, lines, strict=True)):
             prompt = line.messages if line.prompt is None else line.prompt
             assert prompt is not None, "read_prompts checks it"

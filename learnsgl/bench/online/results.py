@@ -10,6 +10,11 @@ from enum import StrEnum
 
 import msgspec
 
+BUSY_SHARE = 0.5
+"""Of a core. Above this the client's own work begins to show in what it measures."""
+_MIN_JUDGED_S = 0.5
+"""A run that is shorter is all start-up, and its share of a core says nothing."""
+
 
 class Outcome(StrEnum):
     """How a request ended, as its client sees it."""
@@ -156,6 +161,11 @@ class Run(msgspec.Struct, kw_only=True):
     cpu_share: float
     max_lag_s: float
     rows: list[Row]
+
+    @property
+    def is_client_busy(self) -> bool:
+        """Whether this client's own work may show in the latencies."""
+        return self.cpu_share > BUSY_SHARE and self.duration_s >= _MIN_JUDGED_S
 
 
 class Limits(msgspec.Struct, frozen=True):

@@ -15,8 +15,6 @@ from learnsgl.bench.stats import quantile
 
 BEHIND_S = 0.01
 """A request that is sent so much later than intended fell behind the schedule."""
-BUSY_SHARE = 0.5
-"""Of a core. Above this the client's own work begins to show in what it measures."""
 
 
 class Stats(NamedTuple):

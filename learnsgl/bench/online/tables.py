@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from learnsgl.bench.online.results import OnlineResults
-from learnsgl.bench.online.summary import BEHIND_S, BUSY_SHARE, Stats, Summary, error_kind, summarize
+from learnsgl.bench.online.results import BUSY_SHARE, OnlineResults
+from learnsgl.bench.online.summary import BEHIND_S, Stats, Summary, error_kind, summarize
 from learnsgl.bench.tables import Table
 
 _LATENCIES = (("TTFT", "ttft"), ("TPOT", "tpot"), ("ITL", "itl"), ("end to end", "e2e"))
@@ -64,8 +64,9 @@ def _load_note(results: OnlineResults, summaries: list[Summary]) -> str:
             f"Behind: sent more than {1e3 * BEHIND_S:.0f} ms after the intended arrival ({most:,.0f} ms at most); "
             "their latencies count from the intended one, so that a late client hides nothing."
         )
-    if any(one.cpu_share > BUSY_SHARE for one in summaries):
-        lag = max(one.max_lag_ms for one in summaries)
+    busy = [run for run in results.runs if run.is_client_busy]
+    if busy:
+        lag = 1e3 * max(run.max_lag_s for run in busy)
         notes.append(
             f"The client used more than {100 * BUSY_SHARE:.0f}% of a core, so its own work shows in the latencies; its "
             f"event loop came up to {lag:.0f} ms late."

@@ -108,15 +108,17 @@ def _find_form(question: _Question, settings: Settings) -> Form:
     if settings.prompt_form is not PromptForm.TEXT and settings.endpoint is Endpoint.COMPLETIONS:
         for size in _VOCAB_SIZES if settings.vocab_size is None else (settings.vocab_size,):
             ids = IdsForm(size).prompt([0, IdsForm(size).alphabet - 1], 2)
-            if question.num_tokens(ids) == len(ids):
+            counted = question.num_tokens(ids)
+            if question.refused is None and counted in (None, len(ids)):
                 return IdsForm(size)
     if settings.prompt_form is PromptForm.IDS:
-        raise OptionError(f"--prompt-form ids: this server refuses them ({question.refused}); leave the option out")
+        raise OptionError(
+            f"--prompt-form ids: this server doesn't take them ({question.refused or 'it counts other tokens'}); leave the option out"
+        )
     rng = random.Random(0)
-    counts = [question.num_tokens("".join(f" {rng.choice(WORDS)}" for _ in range(n))) for n in _NUM_WORDS]
-    if question.refused is not None and None in counts:
+    few, many = (question.num_tokens("".join(f" {rng.choice(WORDS)}" for _ in range(n))) for n in _NUM_WORDS)
+    if question.refused is not None:
         raise question.refused
-    few, many = counts
     return WordsForm() if few is None or many is None else calibrated((few, many), _NUM_WORDS)
 
 
@@ -124,7 +126,7 @@ class _Question:
     """Asks for an answer of one token, to learn how many tokens a prompt has.
 
     Attributes:
-        refused: the last refusal.
+        refused: the refusal of the last question; `None` where it was answered.
     """
 
     def __init__(self, http: httpx.Client, target: Target, settings: Settings) -> None:
@@ -142,6 +144,7 @@ class _Question:
         asked: dict[str, Any] = {"prompt": prompt}
         if self._endpoint is Endpoint.CHAT:
             asked = {"messages": [{"role": "user", "content": prompt}]}
+        self.refused = None
         response = self._http.post(self._endpoint.path, json=self._fields | asked)
         if response.is_error:
             self.refused = refusal(response)

@@ -122,6 +122,23 @@ class Ending(msgspec.Struct, omit_defaults=True):
     """With `STOP`: the token or the stop string that ended it."""
 
 
+class SchedulerStats(msgspec.Struct, array_like=True, frozen=True):
+    """How the scheduler stands, for the server's metrics; its counts begin with its start."""
+
+    step: int = 0
+    num_running: int = 0
+    """Requests that hold a row of the table."""
+    num_waiting: int = 0
+    num_free_pages: int = 0
+    num_evictable_pages: int = 0
+    """Pages that only the prefix cache holds."""
+    num_prompt_tokens: int = 0
+    """Tokens of the prompts that were admitted."""
+    num_cached_tokens: int = 0
+    """Of these, tokens whose KV was in the cache."""
+    num_generated_tokens: int = 0
+
+
 class LogprobsMsg(msgspec.Struct, omit_defaults=True):
     """Log-probabilities of m tokens, and the likeliest tokens at their places, as `executor.TokenLogprobs` has them."""
 
@@ -166,6 +183,7 @@ class DetokenizeMsg(msgspec.Struct, tag="DetokenizeMsg", tag_field="type", omit_
     """Of those of `token_ids` whose requests ask for it."""
     prompt_logprobs: list[PromptLogprobsMsg] = []
     replies: list[CallReply] = []
+    stats: SchedulerStats | None = None
 
 
 class TopLogprob(msgspec.Struct, array_like=True, frozen=True):
@@ -219,6 +237,8 @@ class UserReply(msgspec.Struct, tag="UserReply", tag_field="type", omit_defaults
 
     deltas: list[Delta]
     replies: list[CallReply] = []
+    stats: SchedulerStats | None = None
+    """The scheduler's own, as they were after the step that this is about."""
 
 
 Message = TokenizeMsg | AbortMsg | TextCallMsg | FlushCacheMsg | UserMsg | DetokenizeMsg | UserReply

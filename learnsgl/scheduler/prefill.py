@@ -67,6 +67,8 @@ class PrefillManager:
 
     Attributes:
         queue: waiting requests by key, in the order of their arrival.
+        num_prompt_tokens: tokens of all prompts that were admitted.
+        num_cached_tokens: of these, tokens that were in the cache.
     """
 
     def __init__(self, running: RunningReqs, journal: Journal, prefix_wait_tokens: int) -> None:
@@ -76,6 +78,8 @@ class PrefillManager:
         self._journal = journal
         self._prefix_wait_tokens = prefix_wait_tokens
         self.queue: dict[ReqKey, Req] = {}
+        self.num_prompt_tokens = 0
+        self.num_cached_tokens = 0
         self._num_logprob_tokens = 0
         """Tokens of the step's runs of which each wants its logits."""
 
@@ -188,6 +192,8 @@ class PrefillManager:
         """Move a request from the queue to a row."""
         del self.queue[req.key]
         row, pages, promised = self._running.admit(req, match)
+        self.num_prompt_tokens += req.prompt_len
+        self.num_cached_tokens += len(pages) * self._table.page_size
         admitted.reqs.append(req)
         admitted.rows.append(row)
         admitted.pages.append(pages)

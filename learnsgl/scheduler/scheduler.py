@@ -34,6 +34,7 @@ from learnsgl.message.types import (
     Ending,
     ErrorInfo,
     FlushCacheMsg,
+    SchedulerStats,
     UserMsg,
 )
 from learnsgl.scheduler import replies
@@ -90,6 +91,8 @@ class Scheduler:
         self._num_arrived = 0
         self._in_flight: deque[InFlight] = deque()
         self._outbox = DetokenizeMsg()
+        self._num_generated = 0
+        self._told = SchedulerStats()
         self._is_idle = True
         self._keyframes = KeyframeWriter(LiveState(self), recorder, clock)
 
@@ -227,10 +230,20 @@ class Scheduler:
         return bool(outbox.uids or outbox.accepted or outbox.endings or outbox.prompt_logprobs or outbox.replies)
 
     def _take_reply(self) -> DetokenizeMsg | None:
-        if not self._has_reply:
+        told = self._told
+        has_become_idle = self._is_idle and bool(told.num_running or told.num_waiting)
+        if not self._has_reply and not has_become_idle:
             return None
         reply, self._outbox = self._outbox, DetokenizeMsg(step=self.step_number)
+        reply.stats = self._told = self._stats()
         return reply
+
+    def _stats(self) -> SchedulerStats:
+        running, prefill = self.running, self.prefill
+        return SchedulerStats(
+            self.step_number, len(running.rows), len(prefill.queue), running.allocator.num_free,
+            running.cache.num_evictable, prefill.num_prompt_tokens, prefill.num_cached_tokens, self._num_generated,
+        )  # fmt: skip
 
     def _schedule_and_submit(self) -> bool:
         """Put the next step together and hand it to the executor; false when nothing can run."""
@@ -309,6 +322,7 @@ class Scheduler:
         table.token_ids[got, positions] = tokens
         table.committed_len[rows] += step.lens
         table.num_output[got] += 1
+        self._num_generated += len(got)
         table.num_in_flight[rows] -= 1
         self.journal.committed(result.number, start_ns, step.uids, step.choices, rows, step.lens, kept.astype(np.int64))
         is_end = table.ends_with(got, tokens, self._is_eos[tokens])

@@ -20,6 +20,7 @@ from learnsgl.server.http_errors import CLIENT_GONE_STATUS, add_error_handlers, 
 from learnsgl.server.live import LiveRequest, RequestFailed
 from learnsgl.server.live_choice import Piece
 from learnsgl.server.new_request import NewRequest
+from learnsgl.server.operator_routes import OperatorRoutes, add_operator_routes
 from learnsgl.server.parse import check_model, parse_chat, parse_completion
 from learnsgl.server.parse_generate import parse_generate
 from learnsgl.server.requests import RequestHub
@@ -29,8 +30,9 @@ from learnsgl.server.tool_routes import ToolRoutes, add_tool_routes
 
 
 def make_app(
-    hub: RequestHub, model: ModelCard, run_id: str, api_key: str | None = None, origins: Sequence[str] = ()
-) -> FastAPI:
+    hub: RequestHub, model: ModelCard, run_id: str, api_key: str | None = None, origins: Sequence[str] = (),
+    operator: OperatorRoutes | None = None,
+) -> FastAPI:  # fmt: skip
     """The HTTP API.
 
     Args:
@@ -39,6 +41,7 @@ def make_app(
         run_id: part of every answer's id, so that ids of two runs differ.
         api_key: key that every request must bring, but those of `/health`; `None`: none is asked for.
         origins: web pages of these origins may use the API; see `cors.py`.
+        operator: the routes for whoever keeps the server running; `None`: there are none.
     """
     guards = [] if api_key is None else [Depends(KeyCheck(api_key))]
     app = FastAPI(title="learnsgl", openapi_url=None, dependencies=guards)
@@ -52,6 +55,8 @@ def make_app(
     app.add_api_route("/v1/models/{model_id:path}", routes.model, methods=["GET"])
     app.add_api_route(HEALTH, routes.health, methods=["GET"])
     add_tool_routes(app, ToolRoutes(hub, model, run_id))
+    if operator is not None:
+        add_operator_routes(app, operator)
     return app
 
 

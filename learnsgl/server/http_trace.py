@@ -1,6 +1,7 @@
 """The API server's events: what was received, refused, streamed and answered, and the one ending of each request.
 
-`requests.py`, `sse.py` and the error handlers call it. Chunks of streams are gathered, and recorded in batches.
+`requests.py`, `sse.py` and the error handlers call it. Chunks of streams are gathered, and recorded in batches. The
+server's metrics are told of the same moments here, so that they say what the trace says.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import numpy as np
 
 from learnsgl.core import FinishReason, ReqKey
 from learnsgl.message.types import Ending
+from learnsgl.server.metrics import ServerMetrics
 from learnsgl.trace import events
 from learnsgl.trace.recorder import Recorder
 
@@ -18,9 +20,13 @@ class HttpTrace:
 
     Args:
         recorder: the API process's part of the trace.
+
+    Attributes:
+        metrics: counts and times of the same events.
     """
 
     def __init__(self, recorder: Recorder) -> None:
+        self.metrics = ServerMetrics()
         self._recorder = recorder
         self._keys: list[ReqKey] = []
         self._sent_ns: list[int] = []
@@ -30,12 +36,14 @@ class HttpTrace:
         self, uid: int, route: str, stream: bool, body_bytes: int, num_choices: int = 1, first_uid: int | None = None
     ) -> None:
         """A request was checked and got its id; `first_uid` is that of the first prompt, where it brought several."""
+        now = self._recorder.now()
+        self.metrics.on_received(now, uid, route, num_choices)
         if self._recorder.steps:
-            now = self._recorder.now()
             self._recorder.emit(events.HttpReceived(now, uid, route, stream, body_bytes, num_choices, first_uid))
 
     def refused(self, route: str, status: int, code: str) -> None:
         """A request was answered with an error before it got an id."""
+        self.metrics.refused[status, code] += 1
         if self._recorder.steps:
             self._recorder.emit(events.HttpRefused(self._recorder.now(), route, status, code))
 
@@ -60,10 +68,12 @@ class HttpTrace:
 
     def ended(self, ending: Ending, reason: FinishReason, status: int, code: str | None) -> None:
         """A request has ended, as its client sees it."""
+        now = self._recorder.now()
+        self.metrics.on_ended(now, ending, reason, status, code)
         if self._recorder.steps:
             self._recorder.emit(
                 events.ReqEnded(
-                    self._recorder.now(),
+                    now,
                     ending.uid,
                     ending.choice,
                     reason.value,

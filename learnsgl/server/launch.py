@@ -32,6 +32,8 @@ from learnsgl.server.api_server import make_app
 from learnsgl.server.cors import read_origins
 from learnsgl.server.http import ModelCard
 from learnsgl.server.http_trace import HttpTrace
+from learnsgl.server.metrics_page import MetricsPage
+from learnsgl.server.operator_routes import OperatorRoutes
 from learnsgl.server.port import bind_port, is_public, listen, url_of
 from learnsgl.server.processes import Processes
 from learnsgl.server.redaction import without_secrets
@@ -167,7 +169,9 @@ async def _serve(
     hub = RequestHub(tokenizers, HttpTrace(recorder), server.max_queue, server.request_timeout_s)
     run_id = run_id_of(info.trace_folder) if info.trace_folder else secrets.token_hex(4)
     card = ModelCard(info.model, setup.config.engine.model, info.executor.max_model_len, int(time.time()))
-    app = make_app(hub, card, run_id, api_key(server), read_origins(server.cors_origin))
+    page = MetricsPage(hub.trace.metrics, info.model, info.executor.num_pages, info.executor.page_size)
+    operator = OperatorRoutes(page)
+    app = make_app(hub, card, run_id, api_key(server), read_origins(server.cors_origin), operator)
     try:
         serving = Serving(server, app, bound, hub, replies, processes, recorder)
         await serving.run(lambda: on_ready(info))

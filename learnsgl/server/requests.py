@@ -7,6 +7,7 @@ ends everything when a worker dies or the server stops. It makes sure that each 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 
 from learnsgl.core import FinishReason, ReqKey
@@ -187,19 +188,23 @@ class RequestHub:
 
     def on_messages(self, messages: Sequence[Message]) -> None:
         """Take replies from the workers. Those of requests that have ended here already are of no more use."""
+        now_ns = time.monotonic_ns()
         for message in messages:
             if isinstance(message, UserReply):
+                self.trace.metrics.scheduler = message.stats or self.trace.metrics.scheduler
                 for delta in message.deltas:
-                    self._on_delta(delta)
+                    self._on_delta(delta, now_ns)
                 for reply in message.replies:
                     if (waiting := self._calls.get(reply.call)) is not None and not waiting.done():
                         waiting.set_result(reply)
 
-    def _on_delta(self, delta: Delta) -> None:
+    def _on_delta(self, delta: Delta, now_ns: int) -> None:
         key = ReqKey(delta.uid, delta.choice)
         live = self._live.get(delta.uid)
         choice = None if live is None else live.choice(key)
         if live is not None and choice is not None and choice.ending is None:
+            if delta.num_tokens:
+                self.trace.metrics.on_tokens(now_ns, key, delta.num_tokens)
             self._deliver(live, choice, delta)
         elif delta.ending is not None:
             self._settle(key)

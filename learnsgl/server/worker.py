@@ -103,7 +103,10 @@ class Worker:
         self._open: list[SendChannel | Mailbox] = []
 
     def sender(self, channel: str) -> SendChannel:
-        """Connect to a channel."""
+        """Connect to a channel. Two jobs in one process share the connection: a sender's messages have one count."""
+        for end in self._open:
+            if isinstance(end, SendChannel) and end.channel == channel:
+                return end
         sender = SendChannel(
             self._context, self.setup.socket_folder, channel, sender=self.setup.name, recorder=self.recorder
         )

@@ -86,8 +86,8 @@ class DetokenizerWorker:
             for key in stopped
             if key in self._live
         ]
-        if deltas or message.replies:
-            self._replies.append(UserReply(list(deltas.values()), message.replies))
+        if deltas or message.replies or message.stats is not None:
+            self._replies.append(UserReply(list(deltas.values()), message.replies, message.stats))
         self._record(message, deltas, start_ns)
 
     def flush(self) -> None:

@@ -15,7 +15,10 @@ from learnsgl.server import parse_generate, tool_routes
 from learnsgl.server.api_server import make_app
 from learnsgl.server.http import ModelCard
 from learnsgl.server.http_trace import HttpTrace
+from learnsgl.server.metrics import ServerMetrics
+from learnsgl.server.metrics_page import MetricsPage
 from learnsgl.server.openai import IGNORED, NEUTRAL, ChatCompletionRequest, CompletionRequest, Sampling
+from learnsgl.server.operator_routes import OperatorRoutes
 from learnsgl.server.requests import RequestHub
 from learnsgl.trace.recorder import MemoryRecorder
 
@@ -85,7 +88,8 @@ def test_the_fields_of_the_tools() -> None:
 
 
 def test_every_route_is_told() -> None:
-    app = make_app(RequestHub([], HttpTrace(MemoryRecorder())), ModelCard("m", "m", 64, 0), "run")
+    operator = OperatorRoutes(MetricsPage(ServerMetrics(), "m", 64, 1))
+    app = make_app(RequestHub([], HttpTrace(MemoryRecorder())), ModelCard("m", "m", 64, 0), "run", operator=operator)
     served = {
         (route.path.replace("{model_id:path}", "{id}"), method)
         for route in app.routes

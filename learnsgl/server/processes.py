@@ -34,12 +34,13 @@ _KILL_WAIT_S = 5.0
 
 @dataclass
 class Child:
-    """A child process and the pipe to it."""
+    """A child process and the pipes to it: `control` for words to it, `pulse` with its beats (see `watchdog.py`)."""
 
     name: str
     role: str
     process: SpawnProcess
     control: Connection
+    pulse: Connection
     end_recorded: bool = False
 
     @property
@@ -79,11 +80,13 @@ class Processes:
         """Start a child."""
         setup = replace(setup, spawned_ns=self._recorder.now())
         reader, writer = self._context.Pipe(duplex=False)
-        process = self._context.Process(target=run_worker, args=(setup, reader, self._acks), name=setup.name)
+        pulse, beats = self._context.Pipe(duplex=False)
+        process = self._context.Process(target=run_worker, args=(setup, reader, beats, self._acks), name=setup.name)
         with signals.blocked():
             process.start()
         reader.close()
-        child = Child(setup.name, setup.role, process, writer)
+        beats.close()
+        child = Child(setup.name, setup.role, process, writer, pulse)
         self.children.append(child)
         if self._recorder.steps:
             self._recorder.emit(events.ProcessSpawned(self._recorder.now(), setup.name, child.pid))
@@ -139,6 +142,7 @@ class Processes:
         for child in self.children:
             child.process.join(_KILL_WAIT_S)
             child.control.close()
+            child.pulse.close()
             if not child.end_recorded:
                 self.record_exit(child, asked=True)
             with contextlib.suppress(ValueError):  # it didn't die within the wait: the system is in trouble

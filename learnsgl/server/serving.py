@@ -1,7 +1,8 @@
 """From the moment the workers are ready until the last of them has ended: the HTTP server, its signals, its end.
 
 `launch.py` runs `Serving.run`. It drains on the first signal, ends at once on the second, and ends with an error when
-a worker dies; in each case every client gets its answer or an error, and the workers are stopped in order.
+a worker dies or falls silent; in each case every client gets its answer or an error, and the workers are stopped in
+order.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from learnsgl.message.types import ErrorInfo
 from learnsgl.server.processes import Child, Processes, how_it_ended
 from learnsgl.server.requests import SHUTTING_DOWN, RequestHub
 from learnsgl.server.signals import STOP_SIGNALS
+from learnsgl.server.watchdog import Watchdog
 from learnsgl.trace import events
 from learnsgl.trace.recorder import Recorder
 
@@ -104,13 +106,14 @@ class Serving:
             on_serving: called once, when the HTTP socket listens.
 
         Raises:
-            WorkerLostError: a worker died.
+            WorkerLostError: a worker died, or was silent for too long.
             ServingError: a part of this process ended by itself.
         """
         tasks = [
             asyncio.create_task(self._api.serve(sockets=[self._bound]), name="the HTTP server"),
             asyncio.create_task(self._take_replies(), name="the receiver of replies"),
             asyncio.create_task(self._flush_trace(), name="the writer of the trace"),
+            asyncio.create_task(self._watchdog().run(), name="the watchdog"),
         ]
         for task in tasks:
             task.add_done_callback(self._on_task_end)
@@ -168,13 +171,24 @@ class Serving:
             self._hurry.set()
         self._stop_asked.set()
 
-    def _on_child_end(self, child: Child) -> None:
+    def _watchdog(self) -> Watchdog:
+        children = {child.name: child for child in self._processes.children}
+        pulses = {name: child.pulse for name, child in children.items()}
+        return Watchdog(pulses, self._config.worker_timeout_s, lambda name: self._on_silent(children[name]))
+
+    def _on_silent(self, child: Child) -> None:
+        """A worker that doesn't run won't answer any more: end it, and then all of it is as if it had died."""
+        child.process.kill()
+        self._on_child_end(child, f"gave no sign of life for {self._config.worker_timeout_s:g} s and was killed")
+
+    def _on_child_end(self, child: Child, how: str | None = None) -> None:
         asyncio.get_running_loop().remove_reader(child.sentinel)
         child.process.join(1)
         self._processes.record_exit(child, asked=False)
         self._last_words = child.process.exitcode == EngineError.exit_code
-        _log.error("%s (process %d) %s; the server ends", child.name, child.pid, how_it_ended(child))
-        self._fail(WorkerLostError(f"{child.name} (process {child.pid}) {how_it_ended(child)}; the server has ended"))
+        how = how or how_it_ended(child)
+        _log.error("%s (process %d) %s; the server ends", child.name, child.pid, how)
+        self._fail(WorkerLostError(f"{child.name} (process {child.pid}) {how}; the server has ended"))
 
     def _on_task_end(self, task: asyncio.Task[None]) -> None:
         error = None if task.cancelled() else task.exception()

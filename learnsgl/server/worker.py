@@ -29,6 +29,7 @@ from learnsgl.message.mailbox import Mailbox, ParentGone
 from learnsgl.message.sockets import remove_socket_folder
 from learnsgl.scheduler.executor import ExecutorInfo
 from learnsgl.server import signals
+from learnsgl.server.watchdog import start_beating
 from learnsgl.trace import events
 from learnsgl.trace.recorder import Recorder, open_recorder
 
@@ -146,7 +147,7 @@ class Worker:
             self.recorder.flush()
 
 
-def run_worker(setup: WorkerSetup, control: Connection, acks: Any) -> None:
+def run_worker(setup: WorkerSetup, control: Connection, pulse: Connection, acks: Any) -> None:
     """Body of a child process. Returns when its work is done in order; otherwise ends the process non-zero.
 
     Its entry opens channels, calls `Worker.ready`, and serves until the parent says stop.
@@ -154,11 +155,13 @@ def run_worker(setup: WorkerSetup, control: Connection, acks: Any) -> None:
     Args:
         setup: what this process is told.
         control: reading end of a pipe from the parent; closed means that the parent is gone.
+        pulse: writing end of a pipe to the parent, who hears in it that this process runs.
         acks: the start-up queue.
     """
     signals.ignore()  # only the parent decides when to drain
     configure_logging(setup.config.server.log_level, setup.name)
     threading.Thread(target=_end_with_parent, args=(setup.socket_folder,), name="parent-watch", daemon=True).start()
+    start_beating(pulse, setup.config.server.worker_timeout_s)
     start_ns = time.monotonic_ns()
     recorder = open_recorder(setup.trace_folder, setup.config.trace, setup.name, setup.role)
     worker = Worker(setup, control, acks, recorder)

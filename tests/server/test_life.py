@@ -116,30 +116,57 @@ def test_requests_that_outlast_the_drain_time_are_ended(start: Starter) -> None:
     check_trace(server)
 
 
-@pytest.mark.parametrize("name", ["scheduler-0", "tokenizer-0", "detokenizer"])
-def test_a_killed_worker(start: Starter, name: str) -> None:
-    server = slow(start)
-    callers = [Caller(server, 250, stream=True), Caller(server, 250, stream=False)]
+WORKERS = ["scheduler-0", "tokenizer-0", "detokenizer"]
+HOW = {signal.SIGKILL: "was ended by SIGKILL", signal.SIGSTOP: "gave no sign of life for 1.5 s and was killed"}
+
+
+def check_lost(server: RunningServer, victim: str) -> Trace:
+    """The server has ended because of a worker, as it should; its trace."""
+    assert server.wait() == WorkerLostError.exit_code
+    assert server.left_behind() == []
+    trace = Trace.open(server.trace_folder)
+    verify(trace)
+    lost = [entry.event for entry in trace.events("api") if isinstance(entry.event, events.ProcessLost)]
+    assert [(event.name, event.exit_code) for event in lost] == [(victim, -signal.SIGKILL)]
+    assert read_manifest(server.trace_folder)["exit_code"] == WorkerLostError.exit_code
+    return trace
+
+
+@pytest.mark.parametrize("number", HOW)
+@pytest.mark.parametrize("name", WORKERS)
+def test_a_lost_worker(start: Starter, name: str, number: signal.Signals) -> None:
+    server = slow(start, "--worker-timeout-s", "1.5", "--max-model-len", "2000")
+    callers = [Caller(server, 1900, stream=True), Caller(server, 1900, stream=False)]
     assert callers[0].first_chunk.wait(20)
     victim = server.workers()[name]
-    killed_at = time.monotonic()
-    victim.kill()
+    lost_at = time.monotonic()
+    victim.send_signal(number)
     for caller in callers:
         caller.join(20)
         assert caller.error is not None
         assert caller.error["code"] == "worker_lost"
         assert name in caller.error["message"]
-        assert caller.ended_at - killed_at < 2
+        assert caller.ended_at - lost_at < (2 if number == signal.SIGKILL else 15)
     assert callers[1].status == 503
-    assert server.wait() == WorkerLostError.exit_code
-    assert time.monotonic() - killed_at < 10
-    assert f"{name} (process {victim.pid}) was ended by SIGKILL" in server.log
-    assert server.left_behind() == []
-    trace = Trace.open(server.trace_folder)
-    verify(trace)
-    lost = [entry.event for entry in trace.events("api") if isinstance(entry.event, events.ProcessLost)]
-    assert [(event.name, event.exit_code) for event in lost] == [(name, -signal.SIGKILL)]
+    trace = check_lost(server, name)
+    assert f"{name} (process {victim.pid}) {HOW[number]}" in server.log
     assert {ending.code for ending in endings(trace).values()} == {"worker_lost"}
+
+
+@pytest.mark.parametrize("number", HOW)
+@pytest.mark.parametrize("name", WORKERS)
+def test_a_worker_that_is_lost_while_nothing_runs(start: Starter, name: str, number: signal.Signals) -> None:
+    server = start("--worker-timeout-s", "1.5")
+    server.workers()[name].send_signal(number)
+    check_lost(server, name)
+
+
+def test_a_long_step_is_no_silence(start: Starter) -> None:
+    server = start("--seed", "3000", "--worker-timeout-s", "1.5", *FEW)  # a step takes 3 s
+    answer = httpx.post(f"{server.url}/generate", json={"text": "AB", "sampling_params": {"max_new_tokens": 1}})
+    assert answer.json()["text"] == "A"
+    server.signal(signal.SIGTERM)
+    assert server.wait() == 0, server.log
 
 
 def test_an_engine_that_fails_ends_every_request_and_the_server(start: Starter) -> None:

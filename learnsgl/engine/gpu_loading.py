@@ -54,17 +54,18 @@ def finish_on_gpu(
         buffers = _make_buffers(parts, sizes)
         buffer_bytes = torch.cuda.memory_allocated(parts.device) - before_bytes - plan.num_pages * plan.page_bytes
     captured: list[CapturedGraph] = []
-    with phases.timed("warm_up"), torch.inference_mode():
-        steps = make_trial(parts.scheduler, max_model_len=plan.max_model_len, page_size=parts.engine.page_size)
-        # where even the trial's pages are too many, a short prompt must do
-        fits = steps.num_pages <= plan.num_pages
-        run_trial(runner, steps.all) if fits else runner.warm_up()
-        devices.wait_for(parts.device)
     if buffers is not None:
         with phases.timed("capture_graphs"), out_of_memory("the CUDA graphs"), torch.inference_mode():
             graphs = DecodeGraphs(parts.model, _graphed(runner), buffers)
             captured = graphs.capture(sizes, CudaGraphRecorder(parts.device, cuda.stream), tell)
             runner.graphs = graphs
+    with phases.timed("warm_up"), torch.inference_mode():
+        # Last, since a capture gives back what PyTorch's allocator keeps for the next step.
+        steps = make_trial(parts.scheduler, max_model_len=plan.max_model_len, page_size=parts.engine.page_size)
+        # where even the trial's pages are too many, a short prompt must do
+        fits = steps.num_pages <= plan.num_pages
+        run_trial(runner, steps.all) if fits else runner.warm_up()
+        devices.wait_for(parts.device)
     cuda.clock.renew()
     memory = {
         "kv_pages": plan.num_pages * plan.page_bytes,
@@ -72,9 +73,12 @@ def finish_on_gpu(
         "graphs": sum(graph.num_bytes for graph in captured),
         "buffers": buffer_bytes,
     }
-    told = {**memory, "weights": parts.model.weight_bytes(), "available_before": available_bytes}
-    told["available_before"] += told["weights"]
-    tell(describe_memory({**told, "available_after": devices.available_bytes(parts.device)}))
+    weights_bytes = parts.model.weight_bytes()
+    around = {
+        "available_before": available_bytes + weights_bytes,
+        "available_after": devices.available_bytes(parts.device),
+    }
+    tell(describe_memory({**memory, "weights": weights_bytes, **around}))
     return runner, memory, tuple(captured)
 
 

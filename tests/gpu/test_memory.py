@@ -1,0 +1,49 @@
+"""Where a GPU's memory goes: the parts add up to what is gone, and what doesn't fit is refused with numbers."""
+
+from __future__ import annotations
+
+import gc
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from learnsgl.config import EngineConfig, SchedulerConfig
+from learnsgl.engine.engine import create_engine
+from learnsgl.errors import OutOfMemoryError
+
+QWEN3 = {
+    "architectures": ["Qwen3ForCausalLM"], "vocab_size": 151936, "hidden_size": 1024, "intermediate_size": 3072,
+    "num_hidden_layers": 28, "num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128,
+    "max_position_embeddings": 40960, "rms_norm_eps": 1e-6, "rope_theta": 1e6, "hidden_act": "silu",
+    "tie_word_embeddings": True, "eos_token_id": 151645, "torch_dtype": "bfloat16",
+}  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "config.json").write_text(json.dumps(QWEN3), encoding="utf-8")
+    return tmp_path
+
+
+@pytest.mark.parametrize("ratio", [None, 0.3])
+def test_the_parts_add_up(folder: Path, ratio: float | None) -> None:
+    gc.collect()
+    torch.cuda.empty_cache()
+    config = EngineConfig(device="cuda", dummy_weights=True, memory_ratio=ratio)
+    engine = create_engine(folder, "qwen3", config, SchedulerConfig(max_prefill_length=2048))
+    memory = engine.info.memory
+    engine.close()
+    taken = memory["available_before"] - memory["available_after"]
+    parts = sum(memory[name] for name in ("weights", "kv_pages", "workspace", "graphs", "buffers"))
+    assert abs(parts - taken) <= 0.02 * taken, memory
+    left = memory["available_before"] - memory["weights"] - memory["workspace"] - memory["graphs"] - memory["buffers"]
+    full = 64 * 40960 * memory["page"]  # more pages than all requests can fill are never made
+    assert abs(memory["kv_pages"] - min((ratio or 0.9) * left, full)) <= 0.02 * left
+
+
+def test_pages_that_do_not_fit_are_refused_with_numbers(folder: Path) -> None:
+    config = EngineConfig(device="cuda", dummy_weights=True, num_pages=1 << 27)
+    with pytest.raises(OutOfMemoryError, match=r"--num-pages 134217728 of 114688 bytes need .* give at most \d+"):
+        create_engine(folder, "qwen3", config, SchedulerConfig())

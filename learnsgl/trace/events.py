@@ -361,7 +361,9 @@ class SchedBlocked(Event, tag="sched.blocked"):
     free: Annotated[int, about("pages that nobody holds", "pages")]
     evictable: Annotated[int, about("pages that only the cache holds, unlocked", "pages")]
     promised: Annotated[int, about("pages promised to running requests and not yet given", "pages")]
-    other_uid: Annotated[int | None, about("with prefix: the request that computes it; its own id where another of its choices does")]
+    other_uid: Annotated[
+        int | None, about("with prefix: the request that computes it; its own id where another of its choices does")
+    ]
 
 
 class SchedStep(Event, tag="sched.step"):

@@ -6,6 +6,7 @@ submits the request, and returns an answer that is written while the workers pro
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 
@@ -23,10 +24,13 @@ from learnsgl.server.new_request import NewRequest
 from learnsgl.server.operator_routes import OperatorRoutes, add_operator_routes
 from learnsgl.server.parse import check_model, parse_chat, parse_completion
 from learnsgl.server.parse_generate import parse_generate
+from learnsgl.server.request_ids import name_of
 from learnsgl.server.requests import RequestHub
 from learnsgl.server.sse import Chunk, ClientLeft, EventStream, WholeAnswer, unless_client_leaves
 from learnsgl.server.streams import stream_chat_completions, stream_completions, stream_generate
 from learnsgl.server.tool_routes import ToolRoutes, add_tool_routes
+
+_log = logging.getLogger(__name__)
 
 
 def make_app(
@@ -104,7 +108,15 @@ class Routes:
         return json_response({"status": "ok", "model": self._model.name, "num_running": self._hub.num_running})
 
     def _submit(self, request: Request, new: NewRequest) -> LiveRequest:
-        return self._hub.submit(new, route_of(request))
+        live = self._hub.submit(new, route_of(request))
+        name = name_of(request.scope)
+        name.uid = live.uid
+        _log.info(
+            "request %d received: %s, %s, %d prompts, %d answers, %d bytes, X-Request-Id %s", live.uid,
+            route_of(request), "streamed" if new.stream else "whole", len(live.uids), len(live.choices),
+            new.body_bytes, name.given or "none",
+        )  # fmt: skip
+        return live
 
     def _id(self, uid: int) -> str:
         return f"{self._run_id}-{uid}"

@@ -1,10 +1,12 @@
 """The API server's events: what was received, refused, streamed and answered, and the one ending of each request.
 
 `requests.py`, `sse.py` and the error handlers call it. Chunks of streams are gathered, and recorded in batches. The
-server's metrics are told of the same moments here, so that they say what the trace says.
+server's metrics and its log are told of the same moments here, so that they say what the trace says.
 """
 
 from __future__ import annotations
+
+import logging
 
 import numpy as np
 
@@ -13,6 +15,13 @@ from learnsgl.message.types import Ending
 from learnsgl.server.metrics import ServerMetrics
 from learnsgl.trace import events
 from learnsgl.trace.recorder import Recorder
+
+_log = logging.getLogger(__name__)
+
+
+def _severity(status: int) -> int:
+    """What the server is to blame for is a warning."""
+    return logging.WARNING if status >= 500 else logging.INFO
 
 
 class HttpTrace:
@@ -44,6 +53,7 @@ class HttpTrace:
     def refused(self, route: str, status: int, code: str) -> None:
         """A request was answered with an error before it got an id."""
         self.metrics.refused[status, code] += 1
+        _log.log(_severity(status), "request refused: %s, status %d, %s", route, status, code)
         if self._recorder.steps:
             self._recorder.emit(events.HttpRefused(self._recorder.now(), route, status, code))
 
@@ -69,7 +79,13 @@ class HttpTrace:
     def ended(self, ending: Ending, reason: FinishReason, status: int, code: str | None) -> None:
         """A request has ended, as its client sees it."""
         now = self._recorder.now()
-        self.metrics.on_ended(now, ending, reason, status, code)
+        seconds = self.metrics.on_ended(now, ending, reason, status, code)
+        _log.log(
+            _severity(status),
+            "request %d.%d ended: %s, status %d%s, %d prompt tokens (%d cached), %d generated, %.3f s",
+            ending.uid, ending.choice, reason.value, status, f", {code}" if code else "", ending.num_prompt_tokens,
+            ending.num_cached_tokens, ending.num_generated_tokens, seconds,
+        )  # fmt: skip
         if self._recorder.steps:
             self._recorder.emit(
                 events.ReqEnded(

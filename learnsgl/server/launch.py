@@ -37,6 +37,7 @@ from learnsgl.server.operator_routes import OperatorRoutes
 from learnsgl.server.port import bind_port, is_public, listen, url_of
 from learnsgl.server.processes import Processes
 from learnsgl.server.redaction import without_secrets
+from learnsgl.server.request_ids import RequestIds
 from learnsgl.server.requests import RequestHub
 from learnsgl.server.run_file import RunFile
 from learnsgl.server.serving import Serving
@@ -173,7 +174,7 @@ async def _serve(
     operator = OperatorRoutes(page)
     app = make_app(hub, card, run_id, api_key(server), read_origins(server.cors_origin), operator)
     try:
-        serving = Serving(server, app, bound, hub, replies, processes, recorder)
+        serving = Serving(server, RequestIds(app, run_id), bound, hub, replies, processes, recorder)
         await serving.run(lambda: on_ready(info))
     finally:
         signals.block_until_ignored()  # the loop's handlers go now

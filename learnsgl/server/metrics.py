@@ -118,8 +118,8 @@ class ServerMetrics:
         times.last_ns = now_ns
         times.num_tokens += num_tokens
 
-    def on_ended(self, now_ns: int, ending: Ending, reason: FinishReason, status: int, code: str | None) -> None:
-        """An answer has ended, as its client sees it."""
+    def on_ended(self, now_ns: int, ending: Ending, reason: FinishReason, status: int, code: str | None) -> float:
+        """An answer has ended, as its client sees it. Returns how many seconds it took."""
         self.ended[reason] += 1
         if code is not None:
             self.failed[status, code] += 1
@@ -127,7 +127,9 @@ class ServerMetrics:
         self.generated_tokens.observe(ending.num_generated_tokens)
         times = self._open.pop(ReqKey(ending.uid, ending.choice), None)
         if times is None:
-            return
-        self.request_s.observe((now_ns - times.received_ns) * NS)
+            return 0.0
+        seconds = (now_ns - times.received_ns) * NS
+        self.request_s.observe(seconds)
         if times.num_tokens > 1:
             self.per_token_s.observe((times.last_ns - times.first_ns) * NS / (times.num_tokens - 1))
+        return seconds

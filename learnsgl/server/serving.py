@@ -15,7 +15,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 import uvicorn
-from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from learnsgl.config import ServerConfig
 from learnsgl.errors import EngineError, ServingError, WorkerLostError
@@ -68,7 +68,7 @@ class Serving:
     def __init__(
         self,
         config: ServerConfig,
-        app: FastAPI,
+        app: ASGIApp,
         bound: socket.socket,
         hub: RequestHub,
         replies: AsyncRecvChannel,

@@ -111,16 +111,27 @@ class SendChannel:
 
 
 class _Inbox:
-    """What both receiving ends share: opening ZMQ messages, and skipping the broken ones."""
+    """What both receiving ends share: opening ZMQ messages, skipping what strangers send, and missing what is lost.
+
+    ZMQ loses nothing on its way between two processes of a host, so a gap is a defect. It can't be told which requests
+    a lost message was about, and whoever waits for it would wait for ever: the process ends with an error, and the
+    server with it.
+    """
 
     def __init__(self, channel: str, recorder: Recorder) -> None:
         self.channel = channel
         self.num_rejected = 0
         self._recorder = recorder
         self._decoder = MessageDecoder(channel)
+        self._last: dict[str, int] = {}
+        """Number of the last message of each sender that was understood."""
 
     def open(self, frames: Sequence[bytes]) -> list[Message]:
-        """The messages in one ZMQ message; none where it is broken, which is counted, recorded and logged."""
+        """The messages in one ZMQ message; none where it is broken, which is counted, recorded and logged.
+
+        Raises:
+            MessageError: messages of a sender that was understood before are lost, or this one of its is broken.
+        """
         num_bytes = sum(len(frame) for frame in frames[1:])
         envelope: Envelope | None = None
         try:
@@ -130,9 +141,13 @@ class _Inbox:
             if envelope.channel != self.channel:
                 raise MessageError(f"it was sent to channel {envelope.channel!r}")
             messages = self._decoder.decode(frames[1])
+            self._check_gap(envelope)
         except MessageError as error:
             self._reject(str(error), envelope, num_bytes)
+            if envelope is not None and envelope.sender in self._last:
+                raise MessageError(f"a message from {envelope.sender} is lost: {error}") from None
             return []
+        self._last[envelope.sender] = envelope.number
         if self._recorder.full:
             self._recorder.emit(
                 events.MsgReceived(
@@ -140,6 +155,12 @@ class _Inbox:
                 )
             )
         return messages
+
+    def _check_gap(self, envelope: Envelope) -> None:
+        last = self._last.get(envelope.sender, 0)
+        if envelope.number > last + 1:
+            self._last.setdefault(envelope.sender, last)
+            raise MessageError(f"it is number {envelope.number}, and the last one before it was {last}")
 
     def _reject(self, reason: str, envelope: Envelope | None, num_bytes: int) -> None:
         self.num_rejected += 1
@@ -170,7 +191,11 @@ class RecvChannel:
         return self._inbox.num_rejected
 
     def take(self) -> list[Message]:
-        """What has arrived, in order of arrival, without waiting."""
+        """What has arrived, in order of arrival, without waiting.
+
+        Raises:
+            MessageError: a message is lost.
+        """
         taken: list[Message] = []
         for _ in range(MAX_TAKEN):
             try:
@@ -200,7 +225,11 @@ class AsyncRecvChannel:
         return self._inbox.num_rejected
 
     async def receive(self) -> list[Message]:
-        """Wait for the next ZMQ message; the messages in it, none where it was broken."""
+        """Wait for the next ZMQ message; the messages in it, none where it was broken.
+
+        Raises:
+            MessageError: a message is lost.
+        """
         return self._inbox.open(await self._socket.recv_multipart())
 
     def close(self) -> None:

@@ -204,6 +204,41 @@ def test_a_broken_message_is_skipped_and_recorded(
     receiver.close()
 
 
+def test_a_gap_in_a_sender_s_numbers_is_an_error(context: zmq.Context[Any], folder: Path) -> None:
+    recorder = MemoryRecorder()
+    receiver = RecvChannel(context, folder, "scheduler", recorder=recorder)
+    sender = context.socket(zmq.PUSH)
+    sender.connect(channel_address(folder, "scheduler"))
+
+    def send(number: int, payload: bytes) -> None:
+        sender.send_multipart([encode_envelope(Envelope("tokenizer-0", "scheduler", number, 5)), payload])
+
+    send(1, encode_messages([user(1)]))
+    send(2, encode_messages([user(2)]))
+    assert until(receiver.take, 2) == [user(1), user(2)]
+    send(4, encode_messages([user(4)]))
+    with pytest.raises(MessageError, match=r"from tokenizer-0 is lost: it is number 4, .* before it was 2"):
+        until(receiver.take, 1)
+    send(3, b"\x91")
+    with pytest.raises(MessageError, match="from tokenizer-0 is lost: the payload can't be decoded"):
+        until(receiver.take, 1)
+    assert [event.number for event in of_kind(recorder, events.MsgRejected)] == [4, 3]
+    sender.close(0)
+    receiver.close()
+
+
+def test_the_first_message_of_a_sender_can_be_lost_too(context: zmq.Context[Any], folder: Path) -> None:
+    receiver = RecvChannel(context, folder, "scheduler", recorder=MemoryRecorder())
+    sender = context.socket(zmq.PUSH)
+    sender.connect(channel_address(folder, "scheduler"))
+    second = encode_envelope(Envelope("tokenizer-0", "scheduler", 2, 5))
+    sender.send_multipart([second, encode_messages([user(1)])])
+    with pytest.raises(MessageError, match="it is number 2, and the last one before it was 0"):
+        until(receiver.take, 1)
+    sender.close(0)
+    receiver.close()
+
+
 @given(st.binary(max_size=60))
 def test_no_bytes_break_a_decoder(noise: bytes) -> None:
     for channel in MESSAGES:

@@ -16,6 +16,8 @@ import zmq
 
 from learnsgl.config import Config
 from learnsgl.errors import FolderError, ModelNotFoundError, OptionError, PortInUseError, StartupError, WorkerLostError
+from learnsgl.message.codec import Envelope, encode_envelope, encode_messages
+from learnsgl.message.types import AbortMsg, UserReply
 from learnsgl.server.launch import launch_server
 from learnsgl.server.port import bind_port, listen, url_of
 from learnsgl.trace import events
@@ -222,6 +224,32 @@ def test_a_reader_that_does_not_read_holds_nobody_up(start: Starter) -> None:
     assert server.wait() == 0, server.log
     # whether the stream still stood when its client went depends on how much the system's buffers took of it
     assert {ending.reason for ending in endings(check_trace(server)).values()} == {"length"}
+
+
+@pytest.mark.parametrize("channel", ["scheduler", "api"])
+def test_a_lost_message_leaves_nobody_waiting(start: Starter, channel: str) -> None:
+    server = slow(start, *FEW)
+    callers = [Caller(server, 250, stream=True), Caller(server, 250, stream=False)]
+    assert callers[0].first_chunk.wait(20)
+    sender, message = {
+        "scheduler": ("tokenizer-detokenizer", AbortMsg(999)),
+        "api": ("tokenizer-detokenizer", UserReply([])),
+    }[channel]
+    (address,) = [address for address in server.socket_addresses() if address.endswith(f"/{channel}.ipc")]
+    with zmq.Context() as context:
+        forger = context.socket(zmq.PUSH)
+        forger.connect(address)
+        envelope = encode_envelope(Envelope(sender, channel, 1_000_000, time.monotonic_ns()))
+        forger.send_multipart([envelope, encode_messages([message])])
+        forger.close(linger=5000)
+    for caller in callers:
+        caller.join(20)
+        assert caller.error is not None
+        assert caller.error["code"] in ("worker_lost", "internal_error")
+    assert callers[1].status == 503
+    assert server.wait() == WorkerLostError.exit_code
+    assert "a message from tokenizer-detokenizer is lost: it is number 1000000" in server.log
+    assert server.left_behind() == []
 
 
 def test_noise_on_every_channel_harms_nothing(start: Starter) -> None:

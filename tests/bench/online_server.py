@@ -29,7 +29,6 @@ class FakeServer:
         questions: those.
         left: numbers of the requests whose clients went away.
         headers: of the last request.
-        most_at_once: requests that ran at the same time.
     """
 
     def __init__(self) -> None:
@@ -41,8 +40,6 @@ class FakeServer:
         self.questions: list[dict[str, Any]] = []
         self.left: list[int] = []
         self.headers: dict[str, str] = {}
-        self.most_at_once = 0
-        self._now = 0
         config = uvicorn.Config(self._app, port=0, log_level="critical", lifespan="off", interface="asgi3")
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run)
@@ -88,8 +85,6 @@ class FakeServer:
     async def _counted(self, body: dict[str, Any], receive: Any, send: Send) -> None:
         number = len(self.bodies)
         self.bodies.append(body)
-        self._now += 1
-        self.most_at_once = max(self.most_at_once, self._now)
         working = asyncio.create_task(self._request(body, number, send))
         watching = asyncio.create_task(receive())
         try:
@@ -100,7 +95,6 @@ class FakeServer:
             await asyncio.gather(working, return_exceptions=True)
         finally:
             watching.cancel()
-            self._now -= 1
 
     async def _request(self, body: dict[str, Any], number: int, send: Send) -> None:
         way = self.ways.get(number, "")

@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from learnsgl.bench.command import BENCHES
 from learnsgl.bench.online.arrivals import Arrivals, arrival_times
 from learnsgl.bench.online.client import Events
 from learnsgl.bench.online.command import settings_of, without_secrets
@@ -362,3 +363,9 @@ def test_events_are_found_wherever_the_bytes_are_cut() -> None:
         events = Events()
         found = [one for at in range(0, len(data), size) for one in events.feed(data[at : at + size])]
         assert found == ['{"a": "\u2028"}'.encode(), b"[DONE]"]
+
+
+def test_bench_all_and_the_page_leave_it_out() -> None:
+    every = make_parser().parse_args(["bench", "all"])
+    assert "online" not in every.parsers
+    assert set(every.parsers) == set(BENCHES)

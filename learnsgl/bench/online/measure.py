@@ -15,6 +15,7 @@ import msgspec
 
 from learnsgl.bench.online.client import Client
 from learnsgl.bench.online.drive import drive
+from learnsgl.bench.online.http1 import Http1Transport
 from learnsgl.bench.online.plan import WARM_UP, FromFile, MadeUp, Workload, read_prompts
 from learnsgl.bench.online.progress import Progress
 from learnsgl.bench.online.prompts import Form, WordsForm
@@ -25,8 +26,6 @@ from learnsgl.bench.online.target import Target, find_form, find_target
 from learnsgl.errors import ServingError
 
 Tell = Callable[[str], None]
-_KEEPALIVE_S = 2.0
-"""Shorter than servers keep idle connections, so that no request is sent on one that is being closed."""
 
 
 class Source(msgspec.Struct, frozen=True):
@@ -85,8 +84,7 @@ def _words(settings: Settings, workload: Workload, form: Form) -> str:
 async def _sweep(
     target: Target, settings: Settings, workload: Workload, form: Form, results: OnlineResults, tell: Tell
 ) -> None:
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=_KEEPALIVE_S)
-    async with httpx.AsyncClient(**target.options(), timeout=None, limits=limits) as http:
+    async with httpx.AsyncClient(**target.options(), timeout=None, transport=Http1Transport()) as http:
         client = Client(http, settings.endpoint, target.fields(settings), settings.timeout_s)
         if settings.warm_up:
             tell(f"warming up with {settings.warm_up} requests")

@@ -12,7 +12,7 @@ TYPED := $(wildcard learnsgl/*.py) $(filter-out $(addprefix learnsgl/,engine mod
 INSTALLED_HERE := $(shell $(PY) -I -c 'import os, learnsgl; \
 	os.path.samefile(learnsgl.__path__[0], "learnsgl") or exit(1)' 2>/dev/null || rm -f .venv/.installed-*)
 
-.PHONY: help demo test serve lab traces bench
+.PHONY: help demo test soak serve lab traces bench
 .DELETE_ON_ERROR:
 
 help:
@@ -28,6 +28,7 @@ help:
 	@echo '  make bench   measures speed, memory and what recording costs, and writes docs/benchmarks.md;'
 	@echo '               close what else runs first (20 minutes at most)'
 	@echo '  make test    style, types and all tests: what must hold before a change is merged'
+	@echo '  make soak    10,000 requests and ten minutes of random load: nothing may leak (15 minutes)'
 	@echo
 	@echo 'The first of these makes .venv and installs into it (minutes, most of them for torch); the'
 	@echo 'model is fetched once (93 MB). From then on all of it works offline. Python 3.11 to 3.13'
@@ -55,6 +56,9 @@ test: .venv/.installed-test
 	$(PY) -m mypy --strict $(TYPED)
 	$(PY) -m learnsgl model pull
 	$(PY) -m pytest --nbval tests notebooks $(ARGS)
+
+soak: .venv/.installed-test
+	$(PY) -m pytest -m soak tests/load $(ARGS)
 
 # Each extra holds the one before it, so a larger one counts for the smaller ones too.
 .venv/.installed-base: WHAT := .

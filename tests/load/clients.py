@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -82,11 +83,9 @@ class Client:
         self, method: str, path: str, body: dict[str, Any] | None = None
     ) -> AsyncIterator[tuple[int, dict[str, Any]]]:
         """The status with each object of an answer: the only one, or those of its events. Stopping goes away."""
-        reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
+        reader, writer = await self.connect()
         try:
-            data = json.dumps(body).encode() if body is not None else b""
-            head = f"{method} {path} HTTP/1.1\r\nHost: t\r\nConnection: close\r\nContent-Length: {len(data)}\r\n\r\n"
-            writer.write(head.encode() + data)
+            self.write(writer, method, path, body)
             status, is_stream = 0, False
             while line := (await reader.readline()).strip().lower():
                 status = status or int(line.split()[1])
@@ -99,3 +98,19 @@ class Client:
                     yield status, json.loads(line[6:])
         finally:
             writer.transport.abort()
+
+    async def connect(self, receive_buffer: int | None = None) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """A connection; one with a small buffer makes the server feel a slow reader early."""
+        if receive_buffer is None:
+            return await asyncio.open_connection("127.0.0.1", self._port)
+        lazy = socket.socket()
+        lazy.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        lazy.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(lazy, ("127.0.0.1", self._port))
+        return await asyncio.open_connection(sock=lazy, limit=receive_buffer)
+
+    def write(self, writer: asyncio.StreamWriter, method: str, path: str, body: dict[str, Any] | None) -> None:
+        """Send a request."""
+        data = json.dumps(body).encode() if body is not None else b""
+        head = f"{method} {path} HTTP/1.1\r\nHost: t\r\nConnection: close\r\nContent-Length: {len(data)}\r\n\r\n"
+        writer.write(head.encode() + data)

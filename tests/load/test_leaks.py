@@ -1,0 +1,141 @@
+"""Thousands of requests in a row, slow readers, and a soak: memory stays flat, and nothing is leaked.
+
+`make soak` runs those with the mark `soak`: 10,000 requests, and ten minutes of random load.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import signal
+import time
+
+import httpx
+import pytest
+
+from tests.load.clients import Client
+from tests.load.test_cancel import check_all_is_back, leave_at_random
+from tests.load.usage import Usage, check_flat, usage_of
+from tests.server.conftest import Starter, check_trace
+from tests.server.echo_executor import echo
+from tests.server.running import RunningServer
+
+SOAK_S = 600
+OPTIONS = ("--max-model-len", "600", "--num-pages", "4096", "--page-size", "2", "--trace-level", "steps")
+
+
+async def tiny_requests(server: RunningServer, num_requests: int, num_at_once: int = 8) -> None:
+    """Requests in a row from a few clients; each gets its own text."""
+    client, numbers = Client(server), iter(range(num_requests))
+
+    async def worker() -> None:
+        for number in numbers:
+            answer = await client.complete(f"{number},", 4, stream=number % 2 == 0)
+            assert (answer.status, answer.text) == (200, echo(f"{number},", 4))
+
+    await asyncio.gather(*(worker() for _ in range(num_at_once)))
+
+
+async def random_load(server: RunningServer, seconds: float) -> int:
+    """Clients of all kinds, more and fewer of them, some of whom go away. Returns how many requests they sent."""
+    client, rng, end = Client(server), random.Random(3), time.monotonic() + seconds
+    num_sent = 0
+    while time.monotonic() < end:
+        many = rng.choice((1, 8, 40))
+        await asyncio.gather(*(leave_at_random(client, num_sent + number, rng) for number in range(many)))
+        num_sent += many
+    return num_sent
+
+
+async def wait_idle(server: RunningServer) -> None:
+    client = Client(server)
+    while (await client.get("/health"))[1]["num_running"]:
+        await asyncio.sleep(0.01)
+
+
+def settle(server: RunningServer) -> None:
+    """Wait until no request runs and the cache is empty."""
+    asyncio.run(wait_idle(server))
+    assert httpx.post(f"{server.url}/flush_cache").is_success
+
+
+def end(server: RunningServer) -> None:
+    server.signal(signal.SIGTERM)
+    assert server.wait() == 0, server.log
+    assert server.left_behind() == []
+    check_trace(server)
+
+
+def check_tiny(server: RunningServer, num_requests: int) -> None:
+    asyncio.run(tiny_requests(server, 300))  # what is kept for later is made now
+    settle(server)
+    before = usage_of(server)
+    asyncio.run(tiny_requests(server, num_requests))
+    settle(server)
+    check_flat(before, usage_of(server), 10)
+    end(server)
+
+
+def test_a_thousand_tiny_requests_leave_nothing(start: Starter) -> None:
+    check_tiny(start(*OPTIONS, "--num-tokenizer", "0"), 1000)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1200)
+def test_ten_thousand_tiny_requests_leave_nothing(start: Starter) -> None:
+    check_tiny(start(*OPTIONS), 10_000)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(SOAK_S + 600)
+def test_a_soak_under_random_load(start: Starter) -> None:
+    server = start(*OPTIONS[:-2], "--seed", "1", "--num-tokenizer", "2", "--trace-max-bytes", "0")
+    asyncio.run(random_load(server, SOAK_S / 10))
+    settle(server)
+    before = usage_of(server)
+    num_sent = asyncio.run(random_load(server, SOAK_S))
+    settle(server)
+    after = usage_of(server)
+    print(f"{num_sent} requests; before {before}; after {after}")
+    check_flat(before, after, 20)
+    end(server)
+    check_all_is_back(server)
+
+
+async def read_slowly(server: RunningServer, seconds: int) -> int:
+    """Ask for a long stream, and read one byte of it a second. Returns how many bytes that were."""
+    client = Client(server)
+    reader, writer = await client.connect(receive_buffer=4096)
+    body = {"text": "ABCDEFGH", "stream": True, "sampling_params": {"max_new_tokens": 3000}}
+    client.write(writer, "POST", "/generate", body)
+    taken = b""
+    for _ in range(seconds):
+        taken += await reader.readexactly(1)
+        await asyncio.sleep(1)
+    writer.transport.abort()
+    return len(taken)
+
+
+async def many_read_slowly(server: RunningServer, num_clients: int, seconds: int) -> dict[str, Usage]:
+    """Several of them, and what the server holds once all that they asked for is generated."""
+    client = Client(server)
+    slow = [asyncio.create_task(read_slowly(server, seconds)) for _ in range(num_clients)]
+    answer = await client.complete("AB", 3000)  # doesn't wait for the others, and takes as long as theirs
+    assert answer.text == echo("AB", 3000)
+    held = usage_of(server)
+    assert await asyncio.gather(*slow) == [seconds] * num_clients
+    await wait_idle(server)
+    return held
+
+
+def test_clients_that_read_one_byte_a_second(start: Starter) -> None:
+    """Each of their streams would take 4.5 MB: every event of /generate repeats the text before it."""
+    server = start("--max-model-len", "4096", "--num-pages", "65536", "--trace-level", "steps", "--num-tokenizer", "0")
+    asyncio.run(many_read_slowly(server, 12, 1))
+    settle(server)
+    before = usage_of(server)
+    held = asyncio.run(many_read_slowly(server, 12, 3))
+    assert held["api"].rss_mb - before["api"].rss_mb < 12, (before, held)
+    settle(server)
+    check_flat(before, usage_of(server), 10)
+    end(server)

@@ -4,7 +4,7 @@
 PYTHON ?= python3
 ARGS ?=
 PY := .venv/bin/python
-SOURCES := learnsgl tests traces
+SOURCES := learnsgl tests traces scripts
 ROOMS := $(patsubst %/__init__.py,%,$(wildcard learnsgl/*/__init__.py))
 TYPED := $(wildcard learnsgl/*.py) $(filter-out $(addprefix learnsgl/,engine models attention kernels distributed),$(ROOMS))
 
@@ -12,7 +12,7 @@ TYPED := $(wildcard learnsgl/*.py) $(filter-out $(addprefix learnsgl/,engine mod
 INSTALLED_HERE := $(shell $(PY) -I -c 'import os, learnsgl; \
 	os.path.samefile(learnsgl.__path__[0], "learnsgl") or exit(1)' 2>/dev/null || rm -f .venv/.installed-*)
 
-.PHONY: help demo test soak serve lab traces bench
+.PHONY: help demo test soak serve lab traces bench gpu-check
 .DELETE_ON_ERROR:
 
 help:
@@ -29,6 +29,8 @@ help:
 	@echo '               close what else runs first (20 minutes at most)'
 	@echo '  make test    style, types and all tests: what must hold before a change is merged'
 	@echo '  make soak    10,000 requests and ten minutes of random load: nothing may leak (15 minutes)'
+	@echo '  make gpu-check  on a machine with an NVIDIA GPU, also without a network: the tests, benchmarks and'
+	@echo '               recordings that need one, within 20 minutes, as files in gpu-check/'
 	@echo
 	@echo 'The first of these makes .venv and installs into it (minutes, most of them for torch); the'
 	@echo 'model is fetched once (93 MB). From then on all of it works offline. Python 3.11 to 3.13'
@@ -59,6 +61,10 @@ test: .venv/.installed-test
 
 soak: .venv/.installed-test
 	$(PY) -m pytest -m soak tests/load $(ARGS)
+
+# With the interpreter as it is, not .venv: such a machine brings its own PyTorch, and may have no network.
+gpu-check:
+	@$(PYTHON) scripts/gpu_check.py $(ARGS)
 
 # Each extra holds the one before it, so a larger one counts for the smaller ones too.
 .venv/.installed-base: WHAT := .

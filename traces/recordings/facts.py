@@ -39,7 +39,10 @@ class Facts:
         num_pages: pages of KV cache.
         num_hot_evictions: evictions while two requests or more held a row.
         num_told_tokens: generated tokens whose ids are in the trace.
+        num_in_graphs: steps that replayed a CUDA graph.
+        num_padded: those of them whose graph was larger than the step.
         num_notes: what `verify` could not prove, for recorded reasons.
+        num_runs: requests in each step.
     """
 
     trace: Trace
@@ -55,7 +58,10 @@ class Facts:
     num_pages: int = 0
     num_hot_evictions: int = 0
     num_told_tokens: int = 0
+    num_in_graphs: int = 0
+    num_padded: int = 0
     num_notes: int = 0
+    num_runs: dict[int, int] = field(default_factory=dict)
 
     @property
     def prompts(self) -> list[int]:
@@ -178,6 +184,11 @@ def _take(facts: Facts, entry: Entry, event: Any) -> None:
         case events.CacheEvicted():
             facts.num_evicted_pages += len(event.pages) // 4
             facts.num_hot_evictions += facts.num_running_at(event.ns) > 1
+        case events.EngineForward() if event.graph_size is not None:
+            facts.num_in_graphs += 1
+            facts.num_padded += event.graph_size > facts.num_runs.pop(event.step, event.graph_size)
+        case events.SchedStep():
+            facts.num_runs[event.step] = len(event.uids) // 8
         case events.DetokText():
             facts.num_told_tokens += len(event.token_ids) // 4
         case events.ProcessLost():

@@ -95,7 +95,7 @@ def _draw_rates(axes: Axes, data: Sequence[Summary], theme: Theme) -> None:
     rates = [one.load.rate for one in data]
     if all(rate is not None for rate in rates):
         axes.plot(xs, [rate or 0.0 for rate in rates], "--", color=theme.muted, lw=1.0, label="asked for", zorder=1)
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.12 * max(max(one.load.rate or 0.0, one.requests_per_s) for one in data) or 1.0)
     _legend(axes, theme)
 
 

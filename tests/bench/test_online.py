@@ -185,10 +185,10 @@ def test_a_recorded_workload_is_sent_again(server: FakeServer, tmp_path: Path) -
 
 def test_prompts_of_a_file_are_sent(server: FakeServer, tmp_path: Path) -> None:
     (tmp_path / "p.jsonl").write_text('{"messages": [{"role": "user", "content": "a b"}], "max_tokens": 2}\n"c"\n')
-    measured(tmp_path, *against(server, "--endpoint chat --concurrency 1 --warm-up 0 --output-len 3"),
+    measured(tmp_path, *against(server, "--endpoint chat --concurrency 1 --warm-up 1 --output-len 3"),
              "--prompts", str(tmp_path / "p.jsonl"))  # fmt: skip
-    assert [body["messages"][0]["content"] for body in server.bodies] == ["a b", "c"]
-    assert [body["max_tokens"] for body in server.bodies] == [2, 3]
+    assert [body["messages"][0]["content"] for body in server.bodies[1:]] == ["a b", "c"]
+    assert [body["max_tokens"] for body in server.bodies] == [16, 2, 3]  # the first one warms up
     assert not server.questions
 
 
@@ -237,6 +237,7 @@ def test_ctrl_c_tells_what_there_is_so_far(
     assert outcomes(run.rows)[:2] == ["done", "done"]
     assert "stopped" in outcomes(run.rows)
     assert len(run.rows) < 40
+    assert run.duration_s >= max(row.end_s for row in run.rows if row.outcome is Outcome.DONE)
     assert "Ended early by Ctrl-C" in capsys.readouterr().out
 
 

@@ -95,16 +95,18 @@ async def drive(
     """
     start_s, cpu_s = time.monotonic(), time.process_time()
     one = Drive(client, progress, run)
+    is_whole = False
     try:
         async with _watched(run):
             if run.load.concurrency is not None:
                 await one.closed_loop(plan, run.load.concurrency)
             else:
                 await one.open_loop(plan, max_in_flight)
+        is_whole = True
     finally:
         took_s = time.monotonic() - start_s
         run.rows.sort(key=lambda row: row.index)
-        run.duration_s = max((row.end_s for row in run.rows), default=took_s)
+        run.duration_s = max((row.end_s for row in run.rows), default=took_s) if is_whole else took_s
         run.cpu_share = round((time.process_time() - cpu_s) / took_s, 4) if took_s else 0.0
 
 

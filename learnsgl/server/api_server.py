@@ -21,6 +21,7 @@ from learnsgl.server.http_errors import CLIENT_GONE_STATUS, add_error_handlers, 
 from learnsgl.server.live import LiveRequest, RequestFailed
 from learnsgl.server.live_choice import Piece
 from learnsgl.server.new_request import NewRequest
+from learnsgl.server.openapi import PATH, openapi_document
 from learnsgl.server.operator_routes import OperatorRoutes, add_operator_routes
 from learnsgl.server.parse import check_model, parse_chat, parse_completion
 from learnsgl.server.parse_generate import parse_generate
@@ -61,6 +62,7 @@ def make_app(
     add_tool_routes(app, ToolRoutes(hub, model, run_id))
     if operator is not None:
         add_operator_routes(app, operator)
+    app.add_api_route(PATH, routes.openapi, methods=["GET"])
     return app
 
 
@@ -100,6 +102,10 @@ class Routes:
         """`GET /v1/models/{id}`; an id may hold slashes."""
         check_model(model_id, self._model.name)
         return json_response(self._model.to_json())
+
+    async def openapi(self, request: Request) -> Response:
+        """`GET /openapi.json`: the routes and their bodies, for tools."""
+        return Response(openapi_document(request.app.routes, self._model.name), media_type="application/json")
 
     async def health(self, request: Request) -> Response:
         """`GET /health`: 200 while requests are taken."""

@@ -95,7 +95,7 @@ class _Tracer(Protocol):
 
 class _VizTracer:
     def __init__(self, file: Path) -> None:
-        from viztracer import VizTracer  # type: ignore[import-untyped]
+        from viztracer import VizTracer
 
         self._tracer = VizTracer(tracer_entries=VIZTRACER_ENTRIES, output_file=str(file), verbose=0)
         self._tracer.start()

@@ -55,4 +55,5 @@ def choose_with_triton(
     tokens, failed = sample_tokens(
         logits, SamplingTensors(*parameters.tensors), any_filtered=parameters.any_filtered
     )  # fmt: skip
-    return Chosen(tokens, failed)
+    # The token of a failed row may lie outside the vocabulary, and the next step would look it up before the host knows.
+    return Chosen(tokens.clamp_(max=logits.shape[1] - 1), failed)

@@ -55,5 +55,5 @@ def choose_with_triton(
     tokens, failed = sample_tokens(
         logits, SamplingTensors(*parameters.tensors), any_filtered=parameters.any_filtered
     )  # fmt: skip
-    # The token of a failed row may lie outside the vocabulary, and the next step would look it up before the host knows.
+    # A failed row's token may lie outside the vocabulary, and the next step looks it up before the host knows of it.
     return Chosen(tokens.clamp_(max=logits.shape[1] - 1), failed)

@@ -6,11 +6,14 @@ asks it to stop, or is gone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 import zmq
 
+from learnsgl.config import TraceLevel
 from learnsgl.message.channel import RecvChannel
 from learnsgl.message.types import Message
 from learnsgl.trace.recorder import Recorder
@@ -18,11 +21,30 @@ from learnsgl.trace.recorder import Recorder
 STOP_WORD = b"stop"
 """What the parent writes into the control pipe to end a worker in order."""
 
+TRACE_STOP_WORD = b"trace stop"
+"""Likewise, to end the recording."""
+
+_TRACE_START = b"trace start "
+_MAX_WORD_BYTES = 8192
+
 FLUSH_AFTER_MS = 50
 """A worker that hears nothing for so long writes its pending trace events."""
 
 QUIET_MS = 50
 """After the parent's word to stop, a worker ends once nothing has arrived for so long."""
+
+
+def trace_start_word(folder: Path, level: TraceLevel) -> bytes:
+    """What the parent writes into the control pipe to begin a recording in a run's folder."""
+    return _TRACE_START + level.value.encode() + b" " + os.fsencode(folder)
+
+
+def parse_trace_start(word: bytes) -> tuple[Path, TraceLevel] | None:
+    """The folder and the level in such a word; `None` for any other word."""
+    if not word.startswith(_TRACE_START):
+        return None
+    level, _, folder = word.removeprefix(_TRACE_START).partition(b" ")
+    return Path(os.fsdecode(folder)), TraceLevel(level.decode())
 
 
 class ParentGone(Exception):
@@ -36,13 +58,18 @@ class Mailbox:
         channels: the worker's receiving channels.
         control: reading end of the pipe from the parent.
         recorder: flushed while the worker waits.
+        on_word: told of every word of the parent but the one to stop.
 
     Attributes:
         stopping: whether the parent has asked the worker to stop.
     """
 
-    def __init__(self, channels: Sequence[RecvChannel], control: Connection, recorder: Recorder) -> None:
+    def __init__(
+        self, channels: Sequence[RecvChannel], control: Connection, recorder: Recorder,
+        on_word: Callable[[bytes], None] = lambda word: None,
+    ) -> None:  # fmt: skip
         self.stopping = False
+        self._on_word = on_word
         self._channels = list(channels)
         self._control = control
         self._recorder = recorder
@@ -88,8 +115,10 @@ class Mailbox:
 
     def _hear_parent(self) -> None:
         try:
-            word = self._control.recv_bytes(len(STOP_WORD))
+            word = self._control.recv_bytes(_MAX_WORD_BYTES)
         except (EOFError, OSError):
             raise ParentGone from None
         if word == STOP_WORD:
             self.stopping = True
+        else:
+            self._on_word(word)

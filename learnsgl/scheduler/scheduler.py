@@ -200,6 +200,11 @@ class Scheduler:
         self._outbox.endings += self.running.finish(self.step_number, rows, reasons, error=error)
         return self._take_reply() or DetokenizeMsg()
 
+    def after_trace_change(self) -> None:
+        """A recording has begun, and needs the whole state first; or one has ended."""
+        self.journal.follow(LiveState(self))
+        self._keyframes.begin()
+
     def close(self) -> None:
         """Write a last keyframe, so that the trace proves the final state."""
         self._keyframes.write_whole()

@@ -33,6 +33,12 @@ def run_scheduler(worker: Worker) -> None:
     try:
         record_engine(recorder, executor.info, setup.config.scheduler)
         scheduler = Scheduler(setup.config.scheduler, executor, recorder, run_key=setup.run_key)
+
+        def after_trace_change() -> None:
+            record_engine(recorder, executor.info, setup.config.scheduler)
+            scheduler.after_trace_change()
+
+        worker.after_trace_change = after_trace_change
         io = SchedulerIO(worker.mailbox(SCHEDULER_CHANNEL), worker.sender(DETOKENIZER_CHANNEL))
         worker.ready(executor.info)
         run_loop(scheduler, io)

@@ -41,6 +41,7 @@ from learnsgl.server.request_ids import RequestIds
 from learnsgl.server.requests import RequestHub
 from learnsgl.server.run_file import RunFile
 from learnsgl.server.serving import Serving
+from learnsgl.server.tracing import TraceControl
 from learnsgl.server.worker import WorkerSetup, configure_logging, record_phase
 from learnsgl.trace.manifest import create_run, run_id_of, update_manifest
 from learnsgl.trace.recorder import Recorder, open_recorder
@@ -171,12 +172,17 @@ async def _serve(
     run_id = run_id_of(info.trace_folder) if info.trace_folder else secrets.token_hex(4)
     card = ModelCard(info.model, setup.config.engine.model, info.executor.max_model_len, int(time.time()))
     page = MetricsPage(hub.trace.metrics, info.model, info.executor.num_pages, info.executor.page_size)
-    operator = OperatorRoutes(page)
+    facts = {"engine": asdict(info.executor), "url": info.url}
+    control = TraceControl(
+        setup.config, _command(), facts, recorder, lambda: processes.children, setup.trace_folder, hub.trace.flush
+    )
+    operator = OperatorRoutes(page, control)
     app = make_app(hub, card, run_id, api_key(server), read_origins(server.cors_origin), operator)
     try:
         serving = Serving(server, RequestIds(app, run_id), bound, hub, replies, processes, recorder)
         await serving.run(lambda: on_ready(info))
     finally:
+        control.close()
         signals.block_until_ignored()  # the loop's handlers go now
         replies.close()
         for channel in tokenizers:
@@ -204,12 +210,13 @@ def worker_setups(base: WorkerSetup) -> list[WorkerSetup]:
 def _create_run(config: Config) -> Path | None:
     if config.trace.trace is None or config.trace.trace_level is TraceLevel.OFF:
         return None
+    return create_run(config.trace.trace, config.to_json(), _command())
+
+
+def _command() -> list[str]:
+    """The command line as it can be typed."""
     program = Path(sys.argv[0]).name
-    command = [
-        "learnsgl" if program == "__main__.py" else program,
-        *without_secrets(sys.argv[1:]),
-    ]  # as it can be typed
-    return create_run(config.trace.trace, config.to_json(), command)
+    return ["learnsgl" if program == "__main__.py" else program, *without_secrets(sys.argv[1:])]
 
 
 @contextlib.contextmanager

@@ -54,10 +54,14 @@ class Child:
         assert self.process.pid is not None, "children are started when they are made"
         return self.process.pid
 
+    def say(self, word: bytes) -> None:
+        """Write a word into its control pipe."""
+        with contextlib.suppress(OSError):  # it has ended already
+            self.control.send_bytes(word)
+
     def say_stop(self) -> None:
         """Ask it to end in order."""
-        with contextlib.suppress(OSError):  # it has ended already
-            self.control.send_bytes(STOP_WORD)
+        self.say(STOP_WORD)
 
 
 class Processes:

@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -25,13 +25,13 @@ import zmq
 from learnsgl.config import Config
 from learnsgl.errors import LearnsglError, StartupError
 from learnsgl.message.channel import RecvChannel, SendChannel
-from learnsgl.message.mailbox import Mailbox, ParentGone
+from learnsgl.message.mailbox import TRACE_STOP_WORD, Mailbox, ParentGone, parse_trace_start
 from learnsgl.message.sockets import remove_socket_folder
 from learnsgl.scheduler.executor import ExecutorInfo
 from learnsgl.server import signals
 from learnsgl.server.watchdog import start_beating
 from learnsgl.trace import events
-from learnsgl.trace.recorder import Recorder, open_recorder
+from learnsgl.trace.recorder import Recorder, begin_recording, open_recorder
 
 _log = logging.getLogger(__name__)
 
@@ -92,12 +92,14 @@ class Worker:
     Attributes:
         setup: what it was told at its start.
         recorder: its part of the trace.
+        after_trace_change: called when a recording has begun or ended while the process runs.
     """
 
     def __init__(self, setup: WorkerSetup, control: Connection, acks: Any, recorder: Recorder) -> None:
         self.setup = setup
         self.recorder = recorder
         self.is_ready = False
+        self.after_trace_change: Callable[[], None] = lambda: None
         self._control = control
         self._acks = acks
         self._context: zmq.Context[Any] = zmq.Context()
@@ -120,9 +122,21 @@ class Worker:
             RecvChannel(self._context, self.setup.socket_folder, channel, recorder=self.recorder)
             for channel in channels
         ]
-        mailbox = Mailbox(ends, self._control, self.recorder)
+        mailbox = Mailbox(ends, self._control, self.recorder, self._on_word)
         self._open.append(mailbox)
         return mailbox
+
+    def _on_word(self, word: bytes) -> None:
+        """The parent asks to begin or to end a recording."""
+        wanted = parse_trace_start(word)
+        if wanted is not None:
+            folder, level = wanted
+            config = replace(self.setup.config.trace, trace_level=level)
+            begin_recording(self.recorder, folder, config, self.setup.name, self.setup.role, late=True)
+            self.after_trace_change()
+        elif word == TRACE_STOP_WORD:
+            self.recorder.close(in_order=False)
+            self.after_trace_change()
 
     def ready(self, info: ExecutorInfo | None = None) -> None:
         """Tell the parent that requests can come."""

@@ -16,7 +16,7 @@ from learnsgl.core import Int32Array, ReqKey
 from learnsgl.trace import events
 from learnsgl.trace.digest import IntArray, RowField, StateDigest
 from learnsgl.trace.recorder import Recorder
-from learnsgl.trace.state import NodeFacts
+from learnsgl.trace.state import NodeFacts, StateReader, digest_of
 
 _LITTLE_ENDIAN = {code: np.dtype(f"<{code}") for code in ("i8", "i4", "u1")}
 
@@ -44,6 +44,13 @@ class Journal:
         self._logical_time = 0
         self.steps = recorder.steps
         self.full = recorder.full
+
+    def follow(self, state: StateReader) -> None:
+        """The recorder has begun or ended to record while the scheduler runs: the digest goes on from this state."""
+        self.steps, self.full = self._recorder.steps, self._recorder.full
+        if self.full:
+            self._digest.value = digest_of(state)
+            self._logical_time = int(state.read("scalars")["clock"][0])
 
     @property
     def value(self) -> int | None:

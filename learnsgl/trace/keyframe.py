@@ -50,6 +50,11 @@ class KeyframeWriter:
         self._num_iterations = 0
         self._last_size = 0
 
+    def begin(self) -> None:
+        """A recording has begun while the scheduler runs: its first keyframe goes ahead of everything else."""
+        self._number, self._slices = 0, None
+        self.write_whole()
+
     def after_iteration(self) -> None:
         """Called once an iteration of the scheduler: write the next slice, or see whether a keyframe is due."""
         if not self._recorder.full:

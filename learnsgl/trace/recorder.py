@@ -53,11 +53,7 @@ class Recorder:
     now = staticmethod(time.monotonic_ns)
 
     def __init__(self, level: TraceLevel, writer: SegmentWriter | None = None) -> None:
-        order = list(TraceLevel)
-        rank = order.index(level)
-        self.steps = rank >= order.index(TraceLevel.STEPS)
-        self.full = rank >= order.index(TraceLevel.FULL)
-        self.tokens = rank >= order.index(TraceLevel.TOKENS)
+        self._set_level(level)
         self._writer = writer
         self._pending: list[Event] = []
         self._ceiling = MAX_PENDING_EVENTS if writer is not None else 1
@@ -77,6 +73,21 @@ class Recorder:
     def segment(self) -> int:
         """Index of the file that is being written; a new one must be readable without those before it."""
         return self._writer.index if self._writer is not None else 0
+
+    def begin(self, level: TraceLevel, writer: SegmentWriter) -> None:
+        """Record from now on; for a recorder that has recorded nothing yet, or was closed."""
+        self._set_level(level)
+        self._writer = writer
+        self._ceiling = MAX_PENDING_EVENTS
+        self._pending.clear()
+        self._next, self._lost_first, self._failure = 1, None, None
+
+    def _set_level(self, level: TraceLevel) -> None:
+        order = list(TraceLevel)
+        rank = order.index(level)
+        self.steps = rank >= order.index(TraceLevel.STEPS)
+        self.full = rank >= order.index(TraceLevel.FULL)
+        self.tokens = rank >= order.index(TraceLevel.TOKENS)
 
     def emit(self, event: Event) -> None:
         """Append one event; it must not be changed afterwards."""
@@ -193,15 +204,26 @@ def open_recorder(folder: Path | None, config: TraceConfig, name: str, role: str
         role: api, tokenizer, scheduler or detokenizer.
         late: the process has state already, and a keyframe follows.
     """
-    if folder is None or config.trace_level is TraceLevel.OFF:
-        return Recorder(TraceLevel.OFF)
+    recorder = Recorder(TraceLevel.OFF)
+    if folder is not None and config.trace_level is not TraceLevel.OFF:
+        begin_recording(recorder, folder, config, name, role, late=late)
+    return recorder
+
+
+def begin_recording(recorder: Recorder, folder: Path, config: TraceConfig, name: str, role: str, *, late: bool) -> None:
+    """Have a recorder that records nothing begin, with `process.started` and `trace.begin`.
+
+    Args:
+        recorder: the process's.
+        folder, config, name, role, late: as for `open_recorder`.
+    """
     identity = Identity(run_id_of(folder), name, role, os.getpid(), config.trace_level.value)
-    writer = SegmentWriter(folder, identity, config.trace_segment_bytes, config.trace_max_bytes)
-    recorder = Recorder(config.trace_level, writer)
+    recorder.begin(
+        config.trace_level, SegmentWriter(folder, identity, config.trace_segment_bytes, config.trace_max_bytes)
+    )
     recorder.emit(events.ProcessStarted(recorder.now(), name, role, os.getpid(), os.getppid()))
     recorder.emit(events.TraceBegin(recorder.now(), config.trace_level.value, late))
     recorder.flush()
-    return recorder
 
 
 def _plain_number(value: Any) -> Any:

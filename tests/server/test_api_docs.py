@@ -11,6 +11,7 @@ import msgspec
 import pytest
 from starlette.routing import Route
 
+from learnsgl.config import Config
 from learnsgl.server import parse_generate, tool_routes
 from learnsgl.server.api_server import make_app
 from learnsgl.server.http import ModelCard
@@ -20,6 +21,7 @@ from learnsgl.server.metrics_page import MetricsPage
 from learnsgl.server.openai import IGNORED, NEUTRAL, ChatCompletionRequest, CompletionRequest, Sampling
 from learnsgl.server.operator_routes import OperatorRoutes
 from learnsgl.server.requests import RequestHub
+from learnsgl.server.tracing import TraceControl
 from learnsgl.trace.recorder import MemoryRecorder
 
 PAGE = (Path(__file__).parents[2] / "docs" / "api.md").read_text(encoding="utf-8")
@@ -88,7 +90,8 @@ def test_the_fields_of_the_tools() -> None:
 
 
 def test_every_route_is_told() -> None:
-    operator = OperatorRoutes(MetricsPage(ServerMetrics(), "m", 64, 1))
+    control = TraceControl(Config(), [], {}, MemoryRecorder(), list, None)
+    operator = OperatorRoutes(MetricsPage(ServerMetrics(), "m", 64, 1), control)
     app = make_app(RequestHub([], HttpTrace(MemoryRecorder())), ModelCard("m", "m", 64, 0), "run", operator=operator)
     served = {
         (route.path.replace("{model_id:path}", "{id}"), method)

@@ -107,12 +107,6 @@ class ServerConfig:
         "killed and the server ends with an error. A long step is no silence",
         above=0,
     )
-    worker_timeout_s: float = option(
-        60.0,
-        "seconds that a worker process may give no sign of life, as when it was stopped by SIGSTOP, before it is "
-        "killed and the server ends with an error. A long step is no silence",
-        above=0,
-    )
     log_level: str = option("info", "least severe line that is logged", choices=("debug", "info", "warning", "error"))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -84,7 +85,8 @@ def test_bytes_do_not_go_to_a_terminal(folder: Path, format: str) -> None:
 
 
 def test_a_reader_that_has_seen_enough_is_no_error(folder: Path) -> None:
-    command = f"{sys.executable} -m learnsgl trace export {folder} --format jsonl --out - | head -c 10"
+    words = [sys.executable, "-m", "learnsgl", "trace", "export", str(folder), "--format", "jsonl", "--out", "-"]
+    command = f"{shlex.join(words)} | head -c 10"
     result = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, check=True)
     assert result.stdout == b'{"process"'
     assert result.stderr == b""

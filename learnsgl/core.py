@@ -39,6 +39,26 @@ class FinishReason(StrEnum):
     """The request could not be served; the client was given a status and a message."""
 
 
+class GrammarKind(StrEnum):
+    """How a `Grammar` is written."""
+
+    JSON_OBJECT = "json_object"
+    """Any JSON object; the text is empty."""
+    JSON_SCHEMA = "json_schema"
+    """A JSON Schema, as JSON text."""
+    REGEX = "regex"
+    """A regular expression in the syntax of Rust's `regex`; the whole answer must match it."""
+    LARK = "lark"
+    """A context-free grammar in llguidance's variant of Lark."""
+
+
+class Grammar(msgspec.Struct, frozen=True):
+    """What an answer must look like. The scheduler compiles it and rules out every token that would break it."""
+
+    kind: GrammarKind
+    text: str = ""
+
+
 _RANGES: dict[str, tuple[float, float]] = {
     "temperature": (0.0, 100.0),
     "min_p": (0.0, 1.0),
@@ -98,6 +118,8 @@ class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True):
     the model's own: before bias, penalties, temperature and filters."""
     prompt_logprobs: int | None = None
     """The same for the prompt's tokens, of which the first has none; then no cached prefix can be used."""
+    grammar: Grammar | None = None
+    """Only tokens that this allows are chosen, before any other filter; `None`: all."""
 
     def __post_init__(self) -> None:
         """Check every range, so that an impossible value never travels further."""

@@ -81,6 +81,15 @@ class ServerConfig:
     max_queue: int | None = option(
         None, "answers that may wait for their first token; a request beyond them is refused with status 429", minimum=1
     )
+    max_body_mib: float = option(
+        8.0,
+        "MiB that the body of a request may have; a longer one is refused with status 413",
+        above=0,
+        maximum=15,
+    )
+    max_choices: int = option(
+        128, "most answers to one prompt that a request may ask for with n", minimum=1, maximum=128
+    )
     api_key: str | None = option(
         None,
         "key that clients must send (Authorization: Bearer KEY); also $LEARNSGL_API_KEY, which other users of the "

@@ -16,8 +16,9 @@ from starlette.responses import Response
 from learnsgl.server.answers import ChatAnswer, CompletionAnswer
 from learnsgl.server.cors import add_cors
 from learnsgl.server.generate_answer import GenerateAnswer
-from learnsgl.server.http import HEALTH, KeyCheck, ModelCard, json_response, read_body
+from learnsgl.server.http import HEALTH, KeyCheck, ModelCard, json_response
 from learnsgl.server.http_errors import CLIENT_GONE_STATUS, add_error_handlers, error_body, error_response, route_of
+from learnsgl.server.limits import Limits
 from learnsgl.server.live import LiveRequest, RequestFailed
 from learnsgl.server.live_choice import Piece
 from learnsgl.server.new_request import NewRequest
@@ -35,8 +36,8 @@ _log = logging.getLogger(__name__)
 
 
 def make_app(
-    hub: RequestHub, model: ModelCard, run_id: str, api_key: str | None = None, origins: Sequence[str] = (),
-    operator: OperatorRoutes | None = None,
+    hub: RequestHub, model: ModelCard, run_id: str, limits: Limits, *, api_key: str | None = None,
+    origins: Sequence[str] = (), operator: OperatorRoutes | None = None,
 ) -> FastAPI:  # fmt: skip
     """The HTTP API.
 
@@ -44,6 +45,7 @@ def make_app(
         hub: takes the requests and gives their answers.
         model: the model that is served.
         run_id: part of every answer's id, so that ids of two runs differ.
+        limits: what one request may ask for.
         api_key: key that every request must bring, but those of `/health`; `None`: none is asked for.
         origins: web pages of these origins may use the API; see `cors.py`.
         operator: the routes for whoever keeps the server running; `None`: there are none.
@@ -52,14 +54,14 @@ def make_app(
     app = FastAPI(title="learnsgl", openapi_url=None, dependencies=guards)
     add_error_handlers(app, hub.trace.refused)
     add_cors(app, origins)
-    routes = Routes(hub, model, run_id)
+    routes = Routes(hub, model, run_id, limits)
     app.add_api_route("/v1/chat/completions", routes.chat_completions, methods=["POST"])
     app.add_api_route("/v1/completions", routes.completions, methods=["POST"])
     app.add_api_route("/generate", routes.generate, methods=["POST"])
-    app.add_api_route("/v1/models", routes.models, methods=["GET"])
+    app.add_api_route("/v1/models", routes.models, methods=["GET", "HEAD"])
     app.add_api_route("/v1/models/{model_id:path}", routes.model, methods=["GET"])
-    app.add_api_route(HEALTH, routes.health, methods=["GET"])
-    add_tool_routes(app, ToolRoutes(hub, model, run_id))
+    app.add_api_route(HEALTH, routes.health, methods=["GET", "HEAD"])
+    add_tool_routes(app, ToolRoutes(hub, model, run_id, limits))
     if operator is not None:
         add_operator_routes(app, operator)
     app.add_api_route(PATH, routes.openapi, methods=["GET"])
@@ -69,26 +71,27 @@ def make_app(
 class Routes:
     """The routes' functions; the arguments are those of `make_app`."""
 
-    def __init__(self, hub: RequestHub, model: ModelCard, run_id: str) -> None:
+    def __init__(self, hub: RequestHub, model: ModelCard, run_id: str, limits: Limits) -> None:
+        self._limits = limits
         self._hub = hub
         self._model = model
         self._run_id = run_id
 
     async def chat_completions(self, request: Request) -> Response:
         """`POST /v1/chat/completions`."""
-        live = self._submit(request, parse_chat(await read_body(request), self._model.name))
+        live = self._submit(request, parse_chat(await self._limits.read_body(request), self._model.name))
         form = ChatAnswer(live, self._id(live.uid), _now_s(), self._model.name)
         return await self._answer(request, live, form.whole, stream_chat_completions(live, form))
 
     async def completions(self, request: Request) -> Response:
         """`POST /v1/completions`."""
-        live = self._submit(request, parse_completion(await read_body(request), self._model.name))
+        live = self._submit(request, parse_completion(await self._limits.read_body(request), self._model.name))
         form = CompletionAnswer(live, self._id(live.uid), _now_s(), self._model.name)
         return await self._answer(request, live, form.whole, stream_completions(live, form))
 
     async def generate(self, request: Request) -> Response:
         """`POST /generate`."""
-        live = self._submit(request, parse_generate(await read_body(request)))
+        live = self._submit(request, parse_generate(await self._limits.read_body(request)))
         options = live.request.generate
         assert options is not None, "parse_generate sets them"
         form = GenerateAnswer(live, options, options.ids or [self._id(uid) for uid in live.uids])
@@ -114,6 +117,7 @@ class Routes:
         return json_response({"status": "ok", "model": self._model.name, "num_running": self._hub.num_running})
 
     def _submit(self, request: Request, new: NewRequest) -> LiveRequest:
+        self._limits.check(new)
         live = self._hub.submit(new, route_of(request))
         name = name_of(request.scope)
         name.uid = live.uid

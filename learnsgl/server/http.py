@@ -1,4 +1,4 @@
-"""What all routes share: reading a body, answering with JSON, and what is told of the model.
+"""What all routes share: who may use them, answering with JSON, and what is told of the model.
 
 `api_server.py` and `tool_routes.py` call it.
 """
@@ -17,8 +17,6 @@ from starlette.responses import Response
 from learnsgl.errors import RequestError
 
 HEALTH = "/health"
-MAX_BODY_BYTES = 8 << 20
-"""Longest body of a request. Its token ids, at most 4 bytes for each of these, fit into one ZMQ message."""
 
 
 @dataclass(frozen=True)
@@ -78,22 +76,6 @@ class KeyCheck:
 
 def _digest(key: str) -> bytes:
     return hashlib.sha256(key.encode(errors="surrogateescape")).digest()
-
-
-async def read_body(request: Request) -> bytes:
-    """The body of a request.
-
-    Raises:
-        RequestError: it is longer than `MAX_BODY_BYTES`.
-    """
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_BODY_BYTES:
-            raise RequestError(
-                f"the body is longer than {MAX_BODY_BYTES} bytes; send less", status=413, code="request_too_large"
-            )
-    return bytes(body)
 
 
 def json_response(body: dict[str, Any]) -> Response:

@@ -32,6 +32,7 @@ from learnsgl.server.api_server import make_app
 from learnsgl.server.cors import read_origins
 from learnsgl.server.http import ModelCard
 from learnsgl.server.http_trace import HttpTrace
+from learnsgl.server.limits import Limits
 from learnsgl.server.metrics_page import MetricsPage
 from learnsgl.server.operator_routes import OperatorRoutes
 from learnsgl.server.port import bind_port, is_public, listen, url_of
@@ -176,8 +177,11 @@ async def _serve(
     control = TraceControl(
         setup.config, _command(), facts, recorder, lambda: processes.children, setup.trace_folder, hub.trace.flush
     )
-    operator = OperatorRoutes(page, control)
-    app = make_app(hub, card, run_id, api_key(server), read_origins(server.cors_origin), operator)
+    limits = Limits.of(server)
+    app = make_app(
+        hub, card, run_id, limits, api_key=api_key(server), origins=read_origins(server.cors_origin),
+        operator=OperatorRoutes(page, limits, control),
+    )  # fmt: skip
     try:
         serving = Serving(server, RequestIds(app, run_id), bound, hub, replies, processes, recorder)
         await serving.run(lambda: on_ready(info))

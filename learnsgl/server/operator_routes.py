@@ -14,7 +14,8 @@ from starlette.responses import Response
 from learnsgl.config import TraceLevel
 from learnsgl.errors import RequestError
 from learnsgl.server.body import OtherFields, convert, read_object
-from learnsgl.server.http import json_response, read_body
+from learnsgl.server.http import json_response
+from learnsgl.server.limits import Limits
 from learnsgl.server.metrics_page import MetricsPage
 from learnsgl.server.tracing import TraceControl
 
@@ -33,10 +34,12 @@ class OperatorRoutes:
 
     Args:
         page: the server's metrics.
+        limits: what one request may ask for.
         control: its recordings; `None`: these routes are missing.
     """
 
-    def __init__(self, page: MetricsPage, control: TraceControl | None = None) -> None:
+    def __init__(self, page: MetricsPage, limits: Limits, control: TraceControl | None = None) -> None:
+        self._limits = limits
         self._page = page
         self.control = control
 
@@ -47,7 +50,7 @@ class OperatorRoutes:
 
     async def trace_start(self, request: Request) -> Response:
         """`POST /trace/start`: begin to record."""
-        body = await read_body(request)
+        body = await self._limits.read_body(request)
         given = convert(read_object(body) if body else {}, TraceStartRequest, _NO_OTHERS)
         level = TraceLevel.FULL.value if given.level is None else given.level
         if level not in _LEVELS:

@@ -16,7 +16,8 @@ from learnsgl import __version__
 from learnsgl.errors import RequestError
 from learnsgl.message.types import FlushCacheMsg, TextCallMsg
 from learnsgl.server.body import OtherFields, convert, read_object
-from learnsgl.server.http import ModelCard, json_response, read_body
+from learnsgl.server.http import ModelCard, json_response
+from learnsgl.server.limits import Limits
 from learnsgl.server.openai import ChatMessage, TokenId
 from learnsgl.server.parse import check_model, plain_message
 from learnsgl.server.requests import RequestHub
@@ -65,16 +66,18 @@ class ToolRoutes:
         hub: the running requests, and the way to the workers.
         model: the model that is served.
         run_id: part of every answer's id.
+        limits: what one request may ask for.
     """
 
-    def __init__(self, hub: RequestHub, model: ModelCard, run_id: str) -> None:
+    def __init__(self, hub: RequestHub, model: ModelCard, run_id: str, limits: Limits) -> None:
+        self._limits = limits
         self._hub = hub
         self._model = model
         self._run_id = run_id
 
     async def tokenize(self, request: Request) -> Response:
         """`POST /tokenize`: the token ids of a text or a chat."""
-        given = convert(read_object(await read_body(request)), TokenizeRequest, OTHERS)
+        given = convert(read_object(await self._limits.read_body(request)), TokenizeRequest, OTHERS)
         self._check_model(given.model)
         if (given.prompt is None) == (given.messages is None):
             which = "neither" if given.prompt is None else "both"
@@ -95,7 +98,7 @@ class ToolRoutes:
 
     async def detokenize(self, request: Request) -> Response:
         """`POST /detokenize`: the text of token ids, under vLLM's name and under SGLang's."""
-        given = convert(read_object(await read_body(request)), DetokenizeRequest, OTHERS)
+        given = convert(read_object(await self._limits.read_body(request)), DetokenizeRequest, OTHERS)
         self._check_model(given.model)
         call = TextCallMsg(0, token_ids=given.tokens, special_tokens=not given.skip_special_tokens)
         reply = await self._hub.call(call)
@@ -121,7 +124,7 @@ class ToolRoutes:
 
     async def abort_request(self, request: Request) -> Response:
         """`POST /abort_request`: end a request by the name that its client gave it or by its answer's id, or all."""
-        given = convert(read_object(await read_body(request)), AbortRequest, OTHERS)
+        given = convert(read_object(await self._limits.read_body(request)), AbortRequest, OTHERS)
         if given.rid is None and not given.abort_all:
             raise RequestError("neither rid nor abort_all is given; give one of them", param="rid")
         if given.abort_all or given.rid is None:

@@ -32,6 +32,9 @@ def test_models_and_health(server: RunningServer) -> None:
     assert [model.id for model in client.models.list()] == [MODEL]
     assert client.models.retrieve(MODEL).owned_by == "learnsgl"
     assert httpx.get(f"{server.url}/health").json()["status"] == "ok"
+    for route in ("/health", "/v1/models"):  # load balancers ask like this
+        answer = httpx.head(server.url + route)
+        assert (answer.status_code, answer.content) == (200, b"")
 
 
 def test_completion(server: RunningServer) -> None:

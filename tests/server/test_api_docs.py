@@ -11,11 +11,12 @@ import msgspec
 import pytest
 from starlette.routing import Route
 
-from learnsgl.config import Config
+from learnsgl.config import Config, ServerConfig
 from learnsgl.server import parse_generate, tool_routes
 from learnsgl.server.api_server import make_app
 from learnsgl.server.http import ModelCard
 from learnsgl.server.http_trace import HttpTrace
+from learnsgl.server.limits import Limits
 from learnsgl.server.metrics import ServerMetrics
 from learnsgl.server.metrics_page import MetricsPage
 from learnsgl.server.openai import IGNORED, NEUTRAL, ChatCompletionRequest, CompletionRequest, Sampling
@@ -24,6 +25,7 @@ from learnsgl.server.requests import RequestHub
 from learnsgl.server.tracing import TraceControl
 from learnsgl.trace.recorder import MemoryRecorder
 
+LIMITS = Limits.of(ServerConfig())
 PAGE = (Path(__file__).parents[2] / "docs" / "api.md").read_text(encoding="utf-8")
 
 
@@ -91,13 +93,14 @@ def test_the_fields_of_the_tools() -> None:
 
 def test_every_route_is_told() -> None:
     control = TraceControl(Config(), [], {}, MemoryRecorder(), list, None)
-    operator = OperatorRoutes(MetricsPage(ServerMetrics(), "m", 64, 1), control)
-    app = make_app(RequestHub([], HttpTrace(MemoryRecorder())), ModelCard("m", "m", 64, 0), "run", operator=operator)
+    operator = OperatorRoutes(MetricsPage(ServerMetrics(), "m", 64, 1), LIMITS, control)
+    hub = RequestHub([], HttpTrace(MemoryRecorder()))
+    app = make_app(hub, ModelCard("m", "m", 64, 0), "run", LIMITS, operator=operator)
     served = {
         (route.path.replace("{model_id:path}", "{id}"), method)
         for route in app.routes
         if isinstance(route, Route)
-        for method in (route.methods or set()) - {"HEAD"}
+        for method in route.methods or set()
     }
     told = re.findall(r"^\| `(/[^`]+)` \| ([A-Z, ]+) \|", PAGE, re.MULTILINE)
     assert {(path, method) for path, methods in told for method in methods.split(", ")} == served

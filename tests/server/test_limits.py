@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import socket
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import httpx
 import openai
 import pytest
 
 from learnsgl.config import SECRET, Config, ServerConfig, api_key
+from learnsgl.core import MAX_CHOICES
 from learnsgl.errors import OptionError
+from learnsgl.message.codec import MAX_MESSAGE_BYTES
 from learnsgl.server.cors import read_origins
 from learnsgl.server.port import bind_port, is_public
 from learnsgl.server.redaction import without_secrets
@@ -68,6 +72,46 @@ def test_the_key_may_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("LEARNSGL_API_KEY", KEY)
     assert api_key(ServerConfig()) == KEY
     assert api_key(ServerConfig(api_key="other")) == "other"
+
+
+def test_what_one_request_may_ask_for(start: Starter) -> None:
+    server = start("--num-tokenizer", "0", "--max-body-mib", "0.001", "--max-choices", "2")
+    body: dict[str, Any] = {"model": MODEL, "prompt": "A", "max_tokens": 1}
+    with server.http() as client:
+
+        def refusal(route: str, **request: Any) -> tuple[int, str, str | None]:
+            answer = client.post(route, **request)
+            return answer.status_code, answer.json()["error"]["code"], answer.json()["error"]["param"]
+
+        too_long = json.dumps({"model": MODEL, "prompt": "A" * 1024, "max_tokens": 1}).encode()
+        for route in ("/v1/completions", "/v1/chat/completions", "/generate", "/tokenize", "/abort_request"):
+            assert refusal(route, content=too_long) == (413, "request_too_large", None)
+            assert refusal(route, content=iter([too_long[:99], too_long[99:]])) == (413, "request_too_large", None)
+        assert refusal("/v1/completions", json=body | {"n": 3}) == (400, "invalid_value", "n")
+        params = {"n": 3, "max_new_tokens": 1}
+        told = refusal("/generate", json={"text": "A", "sampling_params": params})
+        assert told == (400, "invalid_value", "sampling_params.n")
+        assert len(client.post("/v1/completions", json=body | {"n": 2}).json()["choices"]) == 2
+        assert client.get("/health").json()["num_running"] == 0
+
+
+def test_an_endless_body_is_cut_off_early(start: Starter) -> None:
+    """What a client says of its body beforehand is enough to refuse it: not one byte of it is waited for."""
+    server = start("--num-tokenizer", "0")
+    url = httpx.URL(server.url)
+    with socket.create_connection((url.host, url.port or 80), timeout=10) as connection:
+        connection.sendall(b"POST /generate HTTP/1.1\r\nHost: a\r\nContent-Length: 99999999999\r\n\r\n")
+        assert connection.recv(1 << 16).startswith(b"HTTP/1.1 413 ")
+
+
+def test_the_default_is_the_most_that_the_core_takes() -> None:
+    assert Config().server.max_choices == MAX_CHOICES
+    with pytest.raises(OptionError, match="--max-choices is 129"):
+        Config().with_values({"max_choices": MAX_CHOICES + 1})
+    largest = 15 * (1 << 20)
+    assert 4 * largest < MAX_MESSAGE_BYTES, "each byte may become a token of 4 bytes"
+    with pytest.raises(OptionError, match="--max-body-mib"):
+        Config().with_values({"max_body_mib": 15.5})
 
 
 def test_a_full_queue_is_told_at_once(start: Starter) -> None:

@@ -11,6 +11,7 @@ import httpx
 import numpy as np
 import pytest
 
+from learnsgl.config import ServerConfig
 from learnsgl.core import FinishReason, SamplingParams
 from learnsgl.errors import MessageError, RequestError
 from learnsgl.message.channel import SendChannel
@@ -18,6 +19,7 @@ from learnsgl.message.types import AbortMsg, Delta, Ending, ErrorInfo, TokenizeM
 from learnsgl.server.api_server import make_app
 from learnsgl.server.http import ModelCard
 from learnsgl.server.http_trace import HttpTrace
+from learnsgl.server.limits import Limits
 from learnsgl.server.live import RequestFailed
 from learnsgl.server.live_choice import Piece
 from learnsgl.server.new_request import NewPrompt, NewRequest
@@ -243,7 +245,7 @@ def test_chunks_are_recorded_with_their_choice() -> None:
 
 @contextlib.asynccontextmanager
 async def http_client(bench: Bench) -> AsyncIterator[httpx.AsyncClient]:
-    app = make_app(bench.hub, ModelCard("m", "m", 64, 0), "run")
+    app = make_app(bench.hub, ModelCard("m", "m", 64, 0), "run", Limits.of(ServerConfig()))
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         yield client

@@ -1,13 +1,14 @@
 """The second half of a start-up on a GPU: a trial that measures, KV pages from what is left, CUDA graphs, the warm-up.
 
 `loading.py` calls `finish_on_gpu` when the weights are there. The trial runs the largest step and captures two graphs
-on a few pages, so that the pages get a share of what really remains.
+with a single page, so that the pages get a share of what really remains.
 """
 
 from __future__ import annotations
 
 import gc
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 
@@ -21,14 +22,39 @@ from learnsgl.engine.graph import (
     choose_max_size,
     ladder,
 )
-from learnsgl.engine.memory import GPU_RATIO, MemoryPlan, describe_memory, plan_memory, wanted_model_len
+from learnsgl.engine.memory import GPU_RATIO, MemoryPlan, plan_memory, wanted_model_len
 from learnsgl.engine.model_runner import ModelRunner
 from learnsgl.engine.parts import Parts, Phases, out_of_memory
-from learnsgl.engine.trial import make_trial, read_memory, run_trial, workspace_of
+from learnsgl.engine.trial import Trial, libraries_of, read_memory, run_trial, workspace_of
 from learnsgl.errors import OptionError
 from learnsgl.scheduler.executor import CapturedGraph
 
 Tell = Callable[[str], None]
+
+_SMALLER_STEPS = "free memory, or lower --max-prefill-length or --max-running-requests"
+_FEWER_GRAPHS = "free memory, or lower --cuda-graph-max-bs (0 captures none) or --memory-ratio"
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Bytes of a GPU's memory beside weights and KV pages, from the trial.
+
+    Attributes:
+        workspace: what PyTorch's allocator holds for the largest step.
+        libraries: what loaded kernels and libraries took beside it.
+        graphs: an estimate of all CUDA graphs, from the two largest.
+        buffers: tables of rows, plans of attention, inputs and outputs of graphs.
+    """
+
+    workspace: int
+    libraries: int
+    graphs: int
+    buffers: int
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return self.workspace + self.libraries + self.graphs + self.buffers
 
 
 def finish_on_gpu(
@@ -45,40 +71,35 @@ def finish_on_gpu(
     """
     sizes = graph_sizes(parts)
     available_bytes = devices.available_bytes(parts.device)
-    with phases.timed("trial"), out_of_memory("the largest step's activations"), torch.inference_mode():
-        workspace_bytes, graph_bytes = _measure(parts, cuda, sizes)
+    with phases.timed("trial"), out_of_memory("the largest step's activations", _SMALLER_STEPS):
+        measured = _measure(parts, cuda, sizes)
     with phases.timed("allocate_kv"), out_of_memory("the KV pages"):
         before_bytes = torch.cuda.memory_allocated(parts.device)
-        plan = _plan(parts, available_bytes - workspace_bytes - graph_bytes, workspace_bytes)
+        plan = _plan(parts, available_bytes - measured.total, measured.workspace)
         runner = parts.make_runner(plan.num_pages, plan.max_model_len)
         buffers = _make_buffers(parts, sizes)
-        buffer_bytes = torch.cuda.memory_allocated(parts.device) - before_bytes - plan.num_pages * plan.page_bytes
+        pages_bytes = plan.num_pages * plan.page_bytes
+        buffer_bytes = torch.cuda.memory_allocated(parts.device) - before_bytes - pages_bytes
+    trial = _trial(parts, plan.max_model_len)
+    with phases.timed("warm_up"), out_of_memory("the warm-up's activations", _SMALLER_STEPS), torch.inference_mode():
+        run_trial(runner, trial)
     captured: list[CapturedGraph] = []
     if buffers is not None:
-        with phases.timed("capture_graphs"), out_of_memory("the CUDA graphs"), torch.inference_mode():
+        with phases.timed("capture_graphs"), out_of_memory("the CUDA graphs", _FEWER_GRAPHS), torch.inference_mode():
             graphs = DecodeGraphs(parts.model, _graphed(runner), buffers)
             captured = graphs.capture(sizes, CudaGraphRecorder(parts.device, cuda.stream), tell)
             runner.graphs = graphs
-    with phases.timed("warm_up"), torch.inference_mode():
-        # Last, since a capture gives back what PyTorch's allocator keeps for the next step.
-        steps = make_trial(parts.scheduler, max_model_len=plan.max_model_len, page_size=parts.engine.page_size)
-        # where even the trial's pages are too many, a short prompt must do
-        fits = steps.num_pages <= plan.num_pages
-        run_trial(runner, steps.all) if fits else runner.warm_up()
-        devices.wait_for(parts.device)
+            # once more: a capture gives back what PyTorch's allocator keeps for the next step
+            run_trial(runner, trial)
+    devices.wait_for(parts.device)
     cuda.clock.renew()
     memory = {
-        "kv_pages": plan.num_pages * plan.page_bytes,
-        "workspace": workspace_bytes,
+        "kv_pages": pages_bytes,
+        "workspace": measured.workspace,
+        "libraries": measured.libraries,
         "graphs": sum(graph.num_bytes for graph in captured),
         "buffers": buffer_bytes,
     }
-    weights_bytes = parts.model.weight_bytes()
-    around = {
-        "available_before": available_bytes + weights_bytes,
-        "available_after": devices.available_bytes(parts.device),
-    }
-    tell(describe_memory({**memory, "weights": weights_bytes, **around}))
     return runner, memory, tuple(captured)
 
 
@@ -99,17 +120,17 @@ def graph_sizes(parts: Parts) -> list[int]:
     return ladder(choose_max_size(wanted, max_running_requests=parts.scheduler.max_running_requests))
 
 
-def _measure(parts: Parts, cuda: CudaDevice, sizes: list[int]) -> tuple[int, int]:
-    """Bytes of the largest step, and an estimate of those of all graphs and tables, from a runner of few pages."""
+@torch.inference_mode()
+def _measure(parts: Parts, cuda: CudaDevice, sizes: list[int]) -> Measured:
+    """Run the trial on a runner with a single page, and capture two graphs."""
     before = read_memory(parts.device)
     torch.cuda.reset_peak_memory_stats(parts.device)
     max_model_len = wanted_model_len(parts.config, parts.engine)
-    steps = make_trial(parts.scheduler, max_model_len=max_model_len, page_size=parts.engine.page_size)
     allocated_bytes = torch.cuda.memory_allocated(parts.device)
-    runner = parts.make_runner(steps.num_pages, max_model_len)
-    tables_bytes = torch.cuda.memory_allocated(parts.device) - allocated_bytes
-    run_trial(runner, steps.all)
-    workspace_bytes = workspace_of(before, read_memory(parts.device), tables_bytes=tables_bytes)
+    runner = parts.make_runner(1, max_model_len)
+    made_bytes = torch.cuda.memory_allocated(parts.device) - allocated_bytes
+    run_trial(runner, _trial(parts, max_model_len))
+    after = read_memory(parts.device)
     graph_bytes = 0
     buffers = _make_buffers(parts, sizes)
     if buffers is not None:
@@ -117,12 +138,22 @@ def _measure(parts: Parts, cuda: CudaDevice, sizes: list[int]) -> tuple[int, int
         recorder = CudaGraphRecorder(parts.device, cuda.stream)
         captured = DecodeGraphs(parts.model, _graphed(runner), buffers).capture(sizes[-2:], recorder)
         each_bytes = captured[-1].num_bytes if len(captured) > 1 else 0
-        graph_bytes = buffers.nbytes + captured[0].num_bytes + (len(sizes) - 1) * each_bytes
-    tables_bytes -= runner.pool.num_pages * runner.pool.token_bytes * parts.engine.page_size
+        graph_bytes = captured[0].num_bytes + (len(sizes) - 1) * each_bytes
+    page_bytes = runner.pool.token_bytes * parts.engine.page_size
+    buffer_bytes = made_bytes - page_bytes + (0 if buffers is None else buffers.nbytes)
     del runner, buffers
     gc.collect()
     torch.cuda.empty_cache()
-    return workspace_bytes, graph_bytes + tables_bytes
+    return Measured(
+        workspace_of(before, after, made_bytes=made_bytes), libraries_of(before, after), graph_bytes, buffer_bytes
+    )  # fmt: skip
+
+
+def _trial(parts: Parts, max_model_len: int) -> Trial:
+    return Trial.of(
+        parts.scheduler, max_model_len=max_model_len, page_size=parts.engine.page_size,
+        is_copying=parts.backends.decode == "torch",
+    )  # fmt: skip
 
 
 def _plan(parts: Parts, available_bytes: int, workspace_bytes: int) -> MemoryPlan:

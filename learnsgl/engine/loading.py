@@ -18,7 +18,7 @@ from learnsgl.config import EngineConfig, SchedulerConfig
 from learnsgl.engine import device as devices
 from learnsgl.engine.cuda_device import CudaDevice
 from learnsgl.engine.gpu_loading import finish_on_gpu
-from learnsgl.engine.memory import check_weights_fit, plan_memory, wanted_model_len
+from learnsgl.engine.memory import check_weights_fit, describe_memory, plan_memory, wanted_model_len
 from learnsgl.engine.model_runner import ModelRunner
 from learnsgl.engine.parts import Parts, Phases, out_of_memory
 from learnsgl.models.config import load_model_config
@@ -85,6 +85,15 @@ def _load(
         runner, plan_memory_use = _finish_on_cpu(parts, phases)
     else:
         runner, plan_memory_use, graphs = finish_on_gpu(parts, cuda, phases, tell)
+    memory = {
+        "weights": model.weight_bytes(),
+        "rotary": model.table_bytes(),
+        **plan_memory_use,
+        "available_before": available_before,
+        "available_after": devices.available_bytes(device),
+        "page": runner.pool.token_bytes * engine.page_size,
+    }
+    tell(describe_memory(memory))
     info = ExecutorInfo(
         model=name,
         device=devices.describe(device, num_threads),
@@ -94,13 +103,7 @@ def _load(
         max_model_len=runner.max_model_len,
         vocab_size=config.vocab_size,
         eos_ids=config.eos_ids,
-        memory={
-            "weights": model.weight_bytes(),
-            **plan_memory_use,
-            "available_before": available_before,
-            "available_after": devices.available_bytes(device),
-            "page": runner.pool.token_bytes * engine.page_size,
-        },
+        memory=memory,
         phases=phases.done,
         graphs=graphs,
     )

@@ -70,8 +70,8 @@ def check_weights_fit(
     if num_bytes > available_bytes:
         smaller = "take --dtype bfloat16, or a smaller model" if dtype.itemsize > 2 else "or take a smaller model"
         raise OutOfMemoryError(
-            f"the weights need {_mib(num_bytes)} in {str(dtype).removeprefix('torch.')}, and {_mib(available_bytes)} "
-            f"of memory are free: {_mib(num_bytes - available_bytes)} too little. Free memory, {smaller}"
+            f"the weights need {_size(num_bytes)} in {str(dtype).removeprefix('torch.')}, and {_size(available_bytes)} "
+            f"of memory are free: {_size(num_bytes - available_bytes)} too little. Free memory, {smaller}"
         )
 
 
@@ -117,8 +117,8 @@ def plan_memory(
         num_pages = config.num_pages
         if num_pages * page_bytes > room:
             raise OutOfMemoryError(
-                f"--num-pages {num_pages} of {page_bytes} bytes need {_mib(num_pages * page_bytes)}, and "
-                f"{_mib(room)} are free after the weights and {_mib(workspace)} of workspace; give at most "
+                f"--num-pages {num_pages} of {page_bytes} bytes need {_size(num_pages * page_bytes)}, and "
+                f"{_size(room)} are free after the weights and {_size(workspace)} of workspace; give at most "
                 f"{room // page_bytes}, or leave the option out"
             )
     else:
@@ -129,8 +129,8 @@ def plan_memory(
         needed = -(-least // page_size) * page_bytes
         raise OutOfMemoryError(
             f"{num_pages} pages of KV cache hold {num_pages * page_size} tokens, and a single request needs {least} "
-            f"({_mib(needed)}: {_mib(needed - num_pages * page_bytes)} more); {_mib(room)} are free after the "
-            f"weights and {_mib(workspace)} of workspace. Raise --memory-ratio or --num-pages, lower --page-size or "
+            f"({_size(needed)}: {_size(needed - num_pages * page_bytes)} more); {_size(room)} are free after the "
+            f"weights and {_size(workspace)} of workspace. Raise --memory-ratio or --num-pages, lower --page-size or "
             "--max-prefill-length, or free memory"
         )
     dense_bytes = min(num_pages * page_bytes, (room - num_pages * page_bytes) // 2)
@@ -147,13 +147,28 @@ def workspace_bytes(model: ModelConfig, scheduler: SchedulerConfig, *, dtype: to
     return activations + logits
 
 
+_AROUND = ("available_before", "available_after", "page")
+
+
+def parts_of(memory: dict[str, int]) -> dict[str, int]:
+    """Of `ExecutorInfo.memory`, the bytes that were taken, by purpose."""
+    return {name: num_bytes for name, num_bytes in memory.items() if name not in _AROUND}
+
+
 def describe_memory(memory: dict[str, int]) -> str:
-    """Where a GPU's memory went, in a line, from `ExecutorInfo.memory`."""
-    named = ("weights", "kv_pages", "workspace", "graphs", "buffers")
-    parts = ", ".join(f"{name.replace('_', ' ')} {_mib(memory[name])}" for name in named)
-    taken = memory["available_before"] - memory["available_after"]
-    return f"GPU memory: {parts}; {_mib(taken)} in all, {_mib(memory['available_after'])} are left"
+    """Where memory went, in a line, from `ExecutorInfo.memory`."""
+    taken = parts_of(memory)
+    parts = ", ".join(f"{name.replace('kv_', 'KV ')} {_size(num_bytes)}" for name, num_bytes in taken.items())
+    gone = memory["available_before"] - memory["available_after"]
+    return (
+        f"memory: {parts}; these are {_size(sum(taken.values()))}, {_size(gone)} are gone, "
+        f"{_size(memory['available_after'])} are left"
+    )
 
 
-def _mib(num_bytes: int) -> str:
-    return f"{num_bytes / 2**20:.1f} MiB"
+def _size(num_bytes: int) -> str:
+    """`0 bytes`, `12.5 KiB`, `3.0 MiB`, `70.1 GiB`."""
+    for unit, name in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
+        if abs(num_bytes) >= unit:
+            return f"{num_bytes / unit:.1f} {name}"
+    return f"{num_bytes} bytes"

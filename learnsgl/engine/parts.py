@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -82,15 +83,33 @@ class Phases:
         self.done.append((name, start_ns, time.monotonic_ns()))
 
 
+_NO_MEMORY = re.compile(r"out of memory|can't allocate memory|ALLOC_FAILED", re.IGNORECASE)
+"""How PyTorch, its allocators on both sides, cuBLAS and Triton say it, where they have no exception class for it."""
+
+
 @contextmanager
-def out_of_memory(what: str) -> Iterator[None]:
-    """Turn an allocation that fails into our error. PyTorch's CPU allocator has no exception class of its own."""
+def out_of_memory(what: str, remedy: str = "free memory, or lower --memory-ratio or --max-model-len") -> Iterator[None]:
+    """Turn an allocation that fails into our error, whoever's it was.
+
+    Args:
+        what: was to be put into memory.
+        remedy: what can be done.
+    """
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        known = isinstance(error, (MemoryError, torch.OutOfMemoryError))
-        if not known and "can't allocate memory" not in str(error):
+        failed = _failed_allocation(error)
+        if failed is None:
             raise
-        raise OutOfMemoryError(
-            f"{what} don't fit into memory: {error}; free memory, or lower --memory-ratio or --max-model-len"
-        ) from error
+        said = str(failed).splitlines()[0] if str(failed) else type(failed).__name__
+        raise OutOfMemoryError(f"{what} don't fit into memory: {said}; {remedy}") from error
+
+
+def _failed_allocation(error: BaseException) -> BaseException | None:
+    """The failed allocation behind an error: one within the capture of a graph is hidden by the capture's own end."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, (MemoryError, torch.OutOfMemoryError)) or _NO_MEMORY.search(str(seen)):
+            return seen
+        seen = seen.__cause__ or seen.__context__
+    return None

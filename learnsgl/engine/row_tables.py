@@ -137,6 +137,14 @@ class RowTables:
         """Forget the pages of rows that are free again; the rest is written anew when a row is admitted."""
         self.num_pages[rows] = 0
 
+    def lend_first_page(self) -> None:
+        """Give every row page 0 at each of its positions: contexts of any length without a page of their own.
+
+        For a trial; nothing that is computed then is of use.
+        """
+        self.page_table.zero_()
+        self.num_pages[:] = self.page_table.shape[1]
+
     def pages_for(self, num_tokens: _Count) -> _Count:
         """Pages that so many tokens need."""
         return -(-num_tokens // self._page_size)

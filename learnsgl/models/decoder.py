@@ -85,6 +85,10 @@ class DecoderForCausalLM(ABC):
         embedding = 0 if tied else self.embed_tokens.nbytes
         return embedding + sum(linear.nbytes for linear in linears) + sum(norm.weight.nbytes for norm in norms)
 
+    def table_bytes(self) -> int:
+        """Bytes of what is computed from the configuration: the rotary table."""
+        return self.rotary.nbytes
+
     def forward(
         self, batch: ForwardBatch, attention: AttentionBackend, *, out: torch.Tensor | None = None
     ) -> torch.Tensor:

@@ -43,6 +43,10 @@ class CausalLM(Protocol):
         """Bytes of all weights as they are now."""
         ...
 
+    def table_bytes(self) -> int:
+        """Bytes of tables that are computed and not read, such as that of the rotation."""
+        ...
+
     def use_ops(self, ops: Ops) -> None:
         """Compute layers with these operators; before, they are plain torch."""
         ...

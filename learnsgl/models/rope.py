@@ -42,6 +42,11 @@ class RotaryEmbedding:
         self._sin = torch.cat((-sin, sin), dim=-1).to(device, dtype)
 
     @property
+    def nbytes(self) -> int:
+        """Bytes of the table."""
+        return self._cos.nbytes + self._sin.nbytes
+
+    @property
     def half_tables(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Cosines and sines of all positions, [num_positions, D / 2] each, the sines not negated."""
         half = self._cos.shape[1] // 2

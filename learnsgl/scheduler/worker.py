@@ -80,6 +80,11 @@ def record_engine(recorder: Recorder, info: ExecutorInfo, config: SchedulerConfi
         recorder.emit(events.ProcessPhase(end_ns, phase, start_ns))
     for graph in info.graphs:
         recorder.emit(events.GraphCaptured(graph.end_ns, graph.size, graph.num_bytes, graph.start_ns))
+    if info.memory:
+        around = ("available_before", "available_after", "page")
+        before, after, page_bytes = (info.memory[name] for name in around)
+        parts = {name: num_bytes for name, num_bytes in info.memory.items() if name not in around}
+        recorder.emit(events.EngineMemory(recorder.now(), parts, info.num_pages, page_bytes, before, after))
     recorder.emit(
         events.EngineReady(
             recorder.now(),

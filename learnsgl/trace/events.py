@@ -492,6 +492,21 @@ class EngineReady(Event, tag="engine.ready"):
     memory: Annotated[dict[str, int], about("memory by purpose", "bytes")]
 
 
+class EngineMemory(Event, tag="engine.memory"):
+    """Where the device's memory went: what the parts take, and what was free before and after.
+
+    What the parts sum to and what is gone differ by what the allocator rounds up. On a CPU `workspace` is an estimate,
+    and `dense_contexts` is the most that they may take.
+    """
+
+    LEVEL: ClassVar[TraceLevel] = TraceLevel.STEPS
+    parts: Annotated[dict[str, int], about("memory by purpose", "bytes")]
+    num_pages: Annotated[int, about("pages of KV cache", "pages")]
+    page_bytes: Annotated[int, about("a page, over all layers", "bytes")]
+    available_before: Annotated[int, about("free on the device before the weights were loaded", "bytes")]
+    available_after: Annotated[int, about("free when the engine was ready", "bytes")]
+
+
 class EngineForward(Event, tag="engine.forward"):
     """What the device did for one step, on the host's clock."""
 

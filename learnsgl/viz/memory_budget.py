@@ -20,8 +20,11 @@ from learnsgl.viz.theme import LIGHT, Theme, ink_on
 from learnsgl.viz.words import bytes_on_axis, count, num_bytes, percent
 
 HEIGHT_INCHES = 3.6
-PURPOSES = {"weights": "weights", "workspace": "workspace", "kv_pages": "KV pages"}
-"""Entries of `engine.ready`'s memory that are taken from what was free, and their names."""
+PURPOSES = {
+    "weights": ("weights",), "workspace": ("workspace",), "CUDA graphs": ("graphs",),
+    "tables, libraries": ("rotary", "buffers", "libraries"), "KV pages": ("kv_pages",),
+}  # fmt: skip
+"""Parts of what was free, and the entries of `engine.ready`'s memory of which each is the sum."""
 _MIN_INSIDE_SHARE = 0.12
 
 
@@ -106,7 +109,8 @@ def read_memory_budget(trace: Trace) -> MemoryBudget:
             f"{trace.path}: engine.ready is not in this recording, so its memory is not known; the start-up failed, or "
             "the limit on size has removed the first file"
         )
-    parts = tuple((name, ready.memory[purpose]) for purpose, name in PURPOSES.items() if ready.memory.get(purpose))
+    sums = {name: sum(ready.memory.get(one, 0) for one in purposes) for name, purposes in PURPOSES.items()}
+    parts = tuple((name, size) for name, size in sums.items() if size)
     return MemoryBudget(
         ready.memory.get("available_before"), parts, ready.num_pages, ready.page_size, ready.memory.get("page"),
         ready.max_model_len, most,

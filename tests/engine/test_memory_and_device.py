@@ -70,7 +70,7 @@ def test_too_little_memory_for_one_request() -> None:
 def test_weights_that_do_not_fit_are_not_read(small_model: MakeModel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "available_bytes", lambda device: 100_000)
     with pytest.raises(
-        OutOfMemoryError, match=r"the weights need 0\.\d MiB in float32, and 0.1 MiB of memory are free"
+        OutOfMemoryError, match=r"the weights need \d+\.\d KiB in float32, and 97.7 KiB of memory are free"
     ):
         create_engine(small_model("gqa")[0], "small", EngineConfig(device="cpu", num_threads=1), SCHEDULER)
 
@@ -82,6 +82,31 @@ def test_a_failed_allocation_is_named(small_model: MakeModel, monkeypatch: pytes
     monkeypatch.setattr(parts, "KVPool", fails)
     with pytest.raises(OutOfMemoryError, match="the KV pages don't fit into memory"):
         create_engine(small_model("gqa")[0], "small", EngineConfig(device="cpu", num_threads=1), SCHEDULER)
+
+
+@pytest.mark.parametrize(
+    "said",
+    ["CUDA out of memory. Tried to allocate 2.00 GiB.\nAnd more", "Triton Error [CUDA]: out of memory",
+     "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", "CUDA error: out of memory"],
+)  # fmt: skip
+def test_memory_that_runs_out_is_known_whoever_says_it(said: str) -> None:
+    with pytest.raises(OutOfMemoryError) as caught, parts.out_of_memory("the graphs", "capture fewer"):
+        raise RuntimeError(said)
+    assert str(caught.value) == f"the graphs don't fit into memory: {said.splitlines()[0]}; capture fewer"
+
+
+def test_a_capture_does_not_hide_what_ended_it() -> None:
+    def capture() -> None:
+        try:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        finally:
+            raise RuntimeError("operation failed due to a previous error during capture")
+
+    said = "the graphs don't fit into memory: CUDA out of memory"
+    with pytest.raises(OutOfMemoryError, match=said), parts.out_of_memory("the graphs"):
+        capture()
+    with pytest.raises(RuntimeError, match="device-side assert"), parts.out_of_memory("the graphs"):
+        raise RuntimeError("device-side assert")
 
 
 def test_options_are_checked_before_weights_are_read(small_model: MakeModel, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from learnsgl.engine.choose_tokens import choose_with_triton
 from learnsgl.engine.graph import DecodeGraphs, GraphBuffers, GraphedAttention
 from learnsgl.engine.loading import load_model_runner
 from learnsgl.engine.model_runner import ModelRunner
-from learnsgl.engine.trial import make_trial, run_trial
+from learnsgl.engine.trial import Trial, run_trial
 from learnsgl.models.triton_ops import TritonOps
 from tests.engine.driver import GREEDY, StepBuilder
 from tests.engine.reference import SHAPES, make_model
@@ -101,7 +101,7 @@ def test_the_trial_runs_on_it_and_broken_logits_are_told(tmp_path: Path) -> None
     runner, builder = load(tmp_path)
     make_gpu_like(runner, [1, 4])
     with torch.inference_mode():
-        run_trial(runner, make_trial(SCHEDULER, max_model_len=16, page_size=4).all)
+        run_trial(runner, Trial.of(SCHEDULER, max_model_len=16, page_size=4))
         builder.admit(0, [3, 4, 5], SamplingParams(temperature=0.7, top_k=20, seed=1, logprobs=2))
         step = builder.build([(0, 3)])
         sampled = runner.sample_batch(step, runner.forward_batch(step), None)

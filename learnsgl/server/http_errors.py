@@ -5,16 +5,20 @@ The routes raise `RequestError`; the handlers here turn it, and what the web fra
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Awaitable, Callable
+from http import HTTPStatus
 
 import msgspec
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
+from starlette.routing import Route
 
 from learnsgl.errors import RequestError
 from learnsgl.message.types import ErrorInfo
+from learnsgl.server.body import shown
 
 CLIENT_GONE_STATUS = 499
 """Status in the trace of a request whose client went away; nobody is left to read it."""
@@ -26,6 +30,8 @@ DEFECT = ErrorInfo("the server failed on this request; its log says why", 500, "
 
 _TYPES = {401: "authentication_error", 429: "rate_limit_error"}
 _HEADERS = {401: {"WWW-Authenticate": "Bearer"}, 429: {"Retry-After": "1"}, 503: {"Retry-After": "5"}}
+_MAX_COMPARED = 80
+"""Characters of a path that is compared with those that there are."""
 _CODES = {404: "route_not_found", 405: "method_not_allowed"}
 
 Refused = Callable[[str, int, str], None]
@@ -57,6 +63,18 @@ def route_of(request: Request) -> str:
     return str(getattr(route, "path", UNKNOWN_ROUTE))
 
 
+def _remedy(request: Request, error: HTTPException) -> str:
+    """What to do about a path or a method that there isn't."""
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED and error.headers:
+        return f"it takes {', '.join(sorted(error.headers.get('Allow', '').split(', ')))}"
+    known = [route.path for route in request.app.routes if isinstance(route, Route)]
+    rest = request.url.path.rpartition("/v1")[2]  # a base URL without /v1, or with two of them, is the usual mistake
+    likely = [path for path in (f"/v1{rest}", rest) if path in known]
+    if not likely and len(request.url.path) <= _MAX_COMPARED:
+        likely = difflib.get_close_matches(request.url.path, known, n=1)
+    return f"did you mean {likely[0]}?" if likely else "GET /openapi.json lists the routes that there are"
+
+
 def add_error_handlers(app: FastAPI, refused: Refused) -> None:
     """Answer every error of this app in OpenAI's shape, and tell `refused` of each that got no request id."""
 
@@ -69,7 +87,7 @@ def add_error_handlers(app: FastAPI, refused: Refused) -> None:
         assert isinstance(error, HTTPException)
         code = _CODES.get(error.status_code, "invalid_request")
         refused(route_of(request), error.status_code, code)
-        message = f"{request.method} {request.url.path}: {error.detail}; see GET /v1/models for a route that exists"
+        message = f"{request.method} {shown(request.url.path)}: {error.detail}; {_remedy(request, error)}"
         headers = dict(error.headers) if error.headers else None
         return error_response(ErrorInfo(message, error.status_code, code), headers)
 

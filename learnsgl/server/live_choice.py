@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from learnsgl.core import ReqKey
+from learnsgl.core import FinishReason, ReqKey
 from learnsgl.message.types import Delta, Ending, TokenLogprob
 from learnsgl.server.new_request import NewPrompt
 
@@ -88,6 +88,9 @@ class LiveChoice:
         """Take what a worker gave."""
         self.accepted = self.accepted or delta.accepted
         self.is_waiting = self.is_waiting and not delta.num_tokens and delta.ending is None
+        if self.prompt.without_answer:
+            self.ending = self.ending if delta.ending is None else _without_answer(delta.ending)
+            return
         if delta.text:
             self._texts.append(delta.text)
         if delta.logprobs:
@@ -129,6 +132,12 @@ class LiveChoice:
             num_due = sum(entry.offset < self._num_chars for entry in self._logprobs)
         due, self._logprobs = self._logprobs[:num_due], self._logprobs[num_due:]
         return [entry for entry in due if not entry.hidden]
+
+
+def _without_answer(ending: Ending) -> Ending:
+    """How a choice ends that has no answer: the token that was sampled counts for nothing."""
+    reason = FinishReason.LENGTH if ending.reason is FinishReason.STOP else ending.reason
+    return msgspec.structs.replace(ending, reason=reason, num_generated_tokens=0, matched=None)
 
 
 def _moved(entry: TokenLogprob, num_chars: int) -> TokenLogprob:

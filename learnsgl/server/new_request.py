@@ -25,12 +25,15 @@ class NewPrompt:
         text: the prompt as text.
         input_ids: the prompt as token ids.
         messages: a chat.
+        without_answer: only the prompt is wanted, with its log-probabilities; the one token that is sampled after it
+            isn't part of the answer. The idea is vLLM's, for `max_tokens` 0.
     """
 
     sampling: SamplingParams
     text: str | None = None
     input_ids: list[int] | None = None
     messages: list[dict[str, Any]] | None = None
+    without_answer: bool = False
 
 
 @dataclass(frozen=True, slots=True)

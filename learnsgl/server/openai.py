@@ -27,6 +27,8 @@ class StreamOptions(msgspec.Struct, forbid_unknown_fields=True):
     include_usage: bool | None = None
     include_obfuscation: bool | None = None
     """OpenAI's padding of chunks; there is none here."""
+    continuous_usage_stats: bool | None = None
+    """vLLM's usage in every chunk; only false is taken."""
 
 
 class ChatMessage(msgspec.Struct):
@@ -78,6 +80,7 @@ class CompletionRequest(Sampling, kw_only=True):
     model: str
     prompt: str | list[Any]
     echo: bool | None = None
+    best_of: Int64 | None = None
     logprobs: Int64 | bool | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -86,7 +89,7 @@ class CompletionRequest(Sampling, kw_only=True):
 IGNORED = frozenset(
     {
         "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention",
-        "parallel_tool_calls",
+        "parallel_tool_calls", "cache_prompt",
     }
 )  # fmt: skip
 """Fields that can't change an answer of this server: whatever their value, they are accepted."""
@@ -97,6 +100,11 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "prediction": (), "reasoning_effort": ("none",), "verbosity": ("medium",), "web_search_options": (),
     "skip_special_tokens": (True,), "spaces_between_special_tokens": (True,),
     "include_stop_str_in_output": (False,), "add_generation_prompt": (True,), "use_beam_search": (False,),
-    "length_penalty": (1,), "priority": (0,), "echo": (False,), "prompt_logprobs": (),
+    "length_penalty": (1,), "priority": (0,), "echo": (False,), "prompt_logprobs": (), "documents": ([],),
+    "continue_final_message": (False,), "chat_template": (), "chat_template_kwargs": ({},),
+    "include_reasoning": (True,), "allowed_token_ids": (), "bad_words": ([],), "truncate_prompt_tokens": (),
+    "logits_processors": ([],),
+    "return_token_ids": (False,), "return_tokens_as_token_ids": (False,), "cache_salt": (), "repeat_penalty": (1,),
+    "typical_p": (1,), "mirostat": (0,), "n_probs": (0,), "timings_per_token": (False,),
 }  # fmt: skip
 """Fields that aren't supported, and the values (beside null) that ask for nothing and so are accepted."""

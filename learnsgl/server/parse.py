@@ -61,14 +61,16 @@ def parse_completion(body: bytes, served_model: str) -> NewRequest:
     request = convert(read_object(body), CompletionRequest, OTHERS)
     check_model(request.model, served_model)
     limit = COMPLETION_MAX_TOKENS if request.max_tokens is None else request.max_tokens
+    only_prompt = limit == 0 and bool(request.echo)
     logprobs = _completion_logprobs(request)
     of_prompt = logprobs if request.echo else None
-    values = {**_shared_sampling(request), "max_tokens": limit, "logprobs": logprobs, "prompt_logprobs": of_prompt}
-    sampling = checked_sampling(values, {})
+    values = {**_shared_sampling(request), "logprobs": logprobs, "prompt_logprobs": of_prompt}
+    sampling = checked_sampling(values | {"max_tokens": 1 if only_prompt else limit}, {})
+    _check_best_of(request.best_of, sampling.n)
     stream, include_usage = _streaming(request.stream, request.stream_options)
     found = read_prompts(request.prompt, "prompt")
     check_num_answers([sampling] * len(found), "prompt")
-    prompts = tuple(NewPrompt(sampling, text, ids) for text, ids in found)
+    prompts = tuple(NewPrompt(sampling, text, ids, without_answer=only_prompt) for text, ids in found)
     return NewRequest(prompts, stream, include_usage, "prompt", len(body), bool(request.echo))
 
 
@@ -89,7 +91,7 @@ def checked_sampling(values: Mapping[str, Any], names: Mapping[str, str], path: 
     """Sampling parameters from a client's values, `None` standing for the default.
 
     Args:
-        values: by the names of `SamplingParams`; `stop` may be one string, `top_k` -1 for all.
+        values: by the names of `SamplingParams`; `stop` may be one string, `top_k` -1 or 0 for all.
         names: the client's names of fields that `SamplingParams` names otherwise.
         path: leads to the object that holds them.
 
@@ -97,7 +99,7 @@ def checked_sampling(values: Mapping[str, Any], names: Mapping[str, str], path: 
         RequestError: a value is out of its range.
     """
     given = {name: value for name, value in values.items() if value is not None}
-    if given.get("top_k") == -1:  # vLLM's and SGLang's clients say "all" like this
+    if given.get("top_k") in (-1, 0):  # vLLM's, SGLang's and llama.cpp's clients say "all" like this
         del given["top_k"]
     stop = given.get("stop", ())
     given["stop"] = (stop,) if isinstance(stop, str) else tuple(stop)
@@ -193,7 +195,25 @@ def _completion_logprobs(request: CompletionRequest) -> int | None:
     return None if request.logprobs is False else request.logprobs
 
 
+def _check_best_of(best_of: int | None, n: int) -> None:
+    """OpenAI's field for more answers than are given; as many as are given ask for nothing."""
+    if best_of not in (None, 1, n):
+        raise RequestError(
+            f"best_of is {best_of}, and choosing the best of more answers than n isn't supported by this server; "
+            "leave it out, or set n to it",
+            code="unsupported",
+            param="best_of",
+        )
+
+
 def _streaming(stream: bool | None, options: StreamOptions | None) -> tuple[bool, bool]:
     if options is not None and not stream:
         raise RequestError("stream_options is only allowed with stream set to true", param="stream_options")
+    if options is not None and options.continuous_usage_stats:
+        param = "stream_options.continuous_usage_stats"
+        raise RequestError(
+            f"{param} isn't supported by this server; leave it out, and include_usage gives the usage at the end",
+            code="unsupported",
+            param=param,
+        )
     return bool(stream), bool(options and options.include_usage)

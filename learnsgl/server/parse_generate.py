@@ -89,12 +89,16 @@ def parse_generate(body: bytes) -> NewRequest:
     is_list = isinstance(given, list) and (param == "text" or isinstance(given[0], list))
     starts, tops = _logprobs(request, len(found))
     objects = _each(request.sampling_params or {}, len(found), "sampling_params")
-    sampling = []
+    sampling, are_scored = [], []
     for index, (params, start, num_top) in enumerate(zip(objects, starts, tops, strict=True)):
         path = f"sampling_params[{index}]." if isinstance(request.sampling_params, list) else _PATH
+        are_scored.append(params.get("max_new_tokens") == 0)
         sampling.append(_sampling(params, path, start, num_top))
     check_num_answers(sampling, param)
-    prompts = tuple(NewPrompt(params, text, ids) for params, (text, ids) in zip(sampling, found, strict=True))
+    prompts = tuple(
+        NewPrompt(params, text, ids, without_answer=is_scored)
+        for params, (text, ids), is_scored in zip(sampling, found, are_scored, strict=True)
+    )
     is_list = is_list or any(params.n > 1 for params in sampling)
     options = GenerateOptions(
         is_list, _ids(request.rid, len(found)), tuple(starts), bool(request.return_text_in_logprobs)
@@ -107,6 +111,8 @@ def _sampling(params: Mapping[str, Any], path: str, start: int | None, num_top: 
     """The sampling parameters of one prompt, whose log-probabilities are wanted from token `start` on."""
     fields = convert(params, GenerateSampling, SAMPLING_OTHERS, path)
     values = {_THEIRS.get(name, name): value for name, value in msgspec.structs.asdict(fields).items()}
+    if fields.max_new_tokens == 0:
+        values["max_tokens"] = 1
     if start is not None:
         values["logprobs"] = num_top
         values["prompt_logprobs"] = num_top if start >= 0 else None

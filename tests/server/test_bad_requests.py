@@ -15,6 +15,7 @@ from learnsgl.server.parse_generate import parse_generate
 from tests.server.running import MODEL, RunningServer
 
 CHAT, COMPLETIONS, GENERATE = "/v1/chat/completions", "/v1/completions", "/generate"
+STATS = "stream_options.continuous_usage_stats"
 GEN = "sampling_params."
 HELLO = [{"role": "user", "content": "HELLO"}]
 
@@ -84,7 +85,7 @@ BAD_BODIES = [
     (CHAT, chat(temperature="hot"), "invalid_type", "temperature"),
     (CHAT, chat(top_p=0), "invalid_value", "top_p"),
     (CHAT, chat(top_p=1.1), "invalid_value", "top_p"),
-    (CHAT, chat(top_k=0), "invalid_value", "top_k"),
+    (CHAT, chat(top_k=-2), "invalid_value", "top_k"),
     (CHAT, chat(max_tokens=0), "invalid_value", "max_tokens"),
     (CHAT, chat(max_tokens=True), "invalid_type", "max_tokens"),
     (CHAT, chat(max_tokens=1.5), "invalid_type", "max_tokens"),
@@ -100,10 +101,16 @@ BAD_BODIES = [
     (CHAT, chat(stop=[5]), "invalid_type", "stop[0]"),
     (
         GENERATE,
-        '{"text": "A", "sampling_params": {"max_new_tokens": 0}}',
+        '{"text": "A", "sampling_params": {"max_new_tokens": -1}}',
         "invalid_value",
         "sampling_params.max_new_tokens",
     ),
+    (COMPLETIONS, complete(max_tokens=0), "invalid_value", "max_tokens"),
+    (COMPLETIONS, complete(max_tokens=-1, echo=True), "invalid_value", "max_tokens"),
+    (COMPLETIONS, complete(best_of=2), "unsupported", "best_of"),
+    (COMPLETIONS, complete(best_of=3, n=2), "unsupported", "best_of"),
+    (CHAT, chat(stream=True, stream_options={"continuous_usage_stats": True}), "unsupported", STATS),
+    (CHAT, chat(chat_template_kwargs={"a": 1}), "unsupported", "chat_template_kwargs"),
     (CHAT, chat(n=0), "invalid_value", "n"),
     (CHAT, chat(n=129), "invalid_value", "n"),
     (CHAT, chat(n=1.5), "invalid_type", "n"),
@@ -180,6 +187,26 @@ def test_other_errors(server: RunningServer, method: str, route: str, body: str,
 
 
 @pytest.mark.parametrize(
+    ("method", "route", "hint"),
+    [
+        ("POST", "/chat/completions", "did you mean /v1/chat/completions?"),
+        ("POST", "/v1/v1/completions", "did you mean /v1/completions?"),
+        ("POST", "/v1/tokenize", "did you mean /tokenize?"),
+        ("GET", "/v1/model", "did you mean /v1/models?"),
+        ("GET", "/", "GET /openapi.json lists the routes"),
+        ("GET", "/" + "v1/model" * 500, "GET /openapi.json lists the routes"),
+        ("PUT", "/v1/models", "it takes GET, HEAD"),
+    ],
+)
+def test_a_wrong_path_is_answered_with_the_likely_one(
+    server: RunningServer, method: str, route: str, hint: str
+) -> None:
+    message = httpx.request(method, server.url + route).json()["error"]["message"]
+    assert hint in message
+    assert len(message) < 200
+
+
+@pytest.mark.parametrize(
     "kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "", "application/xml"]
 )
 def test_a_body_is_json_whatever_its_content_type(server: RunningServer, kind: str) -> None:
@@ -209,6 +236,17 @@ def test_neutral_and_ignored_fields_are_accepted() -> None:
     assert prompt.sampling.top_k is None
     assert prompt.sampling.temperature == 1.0
     assert not request.stream
+
+
+@pytest.mark.parametrize(("best_of", "n"), [(1, None), (1, 2), (3, 3), (None, 2)])
+def test_as_many_of_the_best_as_are_given(best_of: int | None, n: int | None) -> None:
+    (prompt,) = parse_completion(complete(best_of=best_of, n=n).encode(), MODEL).prompts
+    assert prompt.sampling.n == (n or 1)
+
+
+@pytest.mark.parametrize("everything", [-1, 0, None])
+def test_ways_to_ask_for_every_token(everything: int | None) -> None:
+    assert parse_chat(chat(top_k=everything).encode(), MODEL).prompts[0].sampling.top_k is None
 
 
 def test_defaults() -> None:

@@ -45,6 +45,13 @@ class ForwardBatch:
     input_ids: torch.Tensor
     logit_indices: torch.Tensor | None
 
+    @classmethod
+    def of_no_tokens(cls, device: torch.device) -> ForwardBatch:
+        """A step without runs: what a CUDA graph is captured for."""
+        none = np.zeros(0, dtype=np.int32)
+        nothing = torch.zeros(0, dtype=torch.int64, device=device)
+        return cls(none, none, none, none.astype(np.int64), nothing, nothing, nothing, None)
+
 
 class AttentionBackend(Protocol):
     """Attention over paged keys and values.

@@ -94,7 +94,7 @@ class TritonAttention:
             longest = int(batch.starts[decoding].max()) + 1
             self._num_splits = choose_num_splits(num_decoding, self._num_kv_heads, longest, self._num_sms)
 
-    def plan_padded(self, token_rows: torch.Tensor, positions: torch.Tensor, num_padded: int) -> None:
+    def plan_padded(self, batch: ForwardBatch, num_padded: int) -> None:
         """Plan a step in which all rows decode, padded to the size of a CUDA graph.
 
         Call it before the capture of a graph, and before each of its replays: it is a launch of its own, outside the
@@ -102,16 +102,15 @@ class TritonAttention:
         addresses) follows from `num_padded` alone. Of padding nothing is stored, and its results are 0.
 
         Args:
-            token_rows: int64 [n], device; table row of each token; none at all for a capture.
-            positions: int64 [n], device.
+            batch: n tokens; none at all for a capture.
             num_padded: tokens of the graph, at least n.
 
         Raises:
             EngineError: there are fewer buffers than `num_padded`, or fewer tokens in the graph than n.
         """
-        if len(token_rows) > num_padded:
-            raise EngineError(f"{len(token_rows)} tokens don't fit a graph of {num_padded}; take a larger one")
-        self._find_slots(token_rows, positions, num_padded)
+        if len(batch.token_rows) > num_padded:
+            raise EngineError(f"{len(batch.token_rows)} tokens don't fit a graph of {num_padded}; take a larger one")
+        self._find_slots(batch.token_rows, batch.positions, num_padded)
         self._tile_list = None
         self._decode = DecodeTokens(self._rows, self._context_lens, None, num_padded)
         self._num_splits = choose_num_splits(num_padded, self._num_kv_heads, self._max_context_len, self._num_sms)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
+from learnsgl.attention.registry import GRAPHED
 from learnsgl.engine import device as devices
 from learnsgl.engine.cuda_device import CudaDevice
 from learnsgl.engine.graph import (
@@ -110,11 +111,12 @@ def graph_sizes(parts: Parts) -> list[int]:
         OptionError: graphs were asked for all the same.
     """
     wanted = parts.engine.cuda_graph_max_bs
-    if parts.backends.decode != "triton":
+    if parts.backends.decode not in GRAPHED:
         if wanted:
             raise OptionError(
                 f"--cuda-graph-max-bs is {wanted}, and --attention-backend {parts.backends} can't decode in a CUDA "
-                "graph; only triton can. Take that one for decoding, or leave --cuda-graph-max-bs out"
+                f"graph; only {' and '.join(GRAPHED)} can. Take one of these for decoding, or leave "
+                "--cuda-graph-max-bs out"
             )
         return []
     return ladder(choose_max_size(wanted, max_running_requests=parts.scheduler.max_running_requests))

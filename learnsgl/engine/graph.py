@@ -26,9 +26,9 @@ DEFAULT_MAX_SIZE = 256
 
 @runtime_checkable
 class GraphedAttention(AttentionBackend, Protocol):
-    """An attention backend that can plan for a graph; `TritonAttention` is one."""
+    """An attention backend that can plan for a graph: `TritonAttention` and `FlashInferAttention` are such."""
 
-    def plan_padded(self, token_rows: torch.Tensor, positions: torch.Tensor, num_padded: int) -> None:
+    def plan_padded(self, batch: ForwardBatch, num_padded: int) -> None:
         """Plan a step in which all rows decode, padded to `num_padded` tokens: see `TritonAttention.plan_padded`."""
         ...
 
@@ -150,12 +150,12 @@ class DecodeGraphs:
             What each took, in the order of capture.
         """
         captured: list[CapturedGraph] = []
-        nothing = self._buffers.positions[:0]
+        nothing = ForwardBatch.of_no_tokens(self._buffers.positions.device)
         used_bytes = recorder.used_bytes()
         for size in reversed(sizes):
             start_ns = time.monotonic_ns()
             # All of the batch is padding: nothing is stored in any page, and contexts are empty.
-            self._attention.plan_padded(nothing, nothing, size)
+            self._attention.plan_padded(nothing, size)
             batch = self._padding_only(size)
 
             def work(batch: ForwardBatch = batch, size: int = size) -> None:
@@ -193,7 +193,7 @@ class DecodeGraphs:
         """
         num_rows = len(batch.token_rows)
         self._buffers.input_ids[:num_rows].copy_(batch.input_ids)
-        self._attention.plan_padded(batch.token_rows, batch.positions, size)
+        self._attention.plan_padded(batch, size)
         self._graphs[size].replay()
         return self._buffers.logits[:num_rows]
 

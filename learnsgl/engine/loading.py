@@ -64,7 +64,7 @@ def _load(
     config = load_model_config(folder)
     architecture = model_class(config.architecture)
     num_positions = wanted_model_len(config, engine)
-    backends = choose_backends(engine.attention_backend, device, head_dim=config.head_dim)
+    backends = choose_backends(engine.attention_backend, device, head_dim=config.head_dim, dtype=dtype)
     phases = Phases()
     available_before = devices.available_bytes(device)
 

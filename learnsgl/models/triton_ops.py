@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 
 from learnsgl.attention.backend import AttentionBackend
+from learnsgl.attention.flashinfer_backend import FlashInferAttention
 from learnsgl.attention.triton_backend import TritonAttention
 from learnsgl.kernels.rms_norm import qk_norm_, rms_norm
 from learnsgl.kernels.rotary_store import QKNorm
@@ -37,7 +38,7 @@ class TritonOps:
         norms: QKNorms | None,
     ) -> torch.Tensor:
         """See `Ops.attend`."""
-        if isinstance(attention, TritonAttention):
+        if isinstance(attention, (TritonAttention, FlashInferAttention)):
             fused = None if norms is None else QKNorm(norms[0].weight, norms[1].weight, norms[0].eps)
             return attention.rotate_and_attend(layer, qkv, rotation.cos_table, rotation.sin_table, norm=fused)
         num_kv_heads = (qkv.shape[1] - num_heads) // 2

@@ -18,24 +18,29 @@ from tests.engine.driver import int32
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 
 
+def choose(text: str | None, device: torch.device, *, head_dim: int = 64) -> BackendNames:
+    return choose_backends(text, device, head_dim=head_dim, dtype=torch.bfloat16)
+
+
 @pytest.fixture
 def _ampere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU with Triton, and without FlashInfer: `tests/attention/` has that."""
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 6))
-    monkeypatch.setattr(registry.importlib.util, "find_spec", lambda _: object())
+    monkeypatch.setattr(registry.importlib.util, "find_spec", lambda name: object() if name == "triton" else None)
 
 
 @pytest.mark.usefixtures("_ampere")
 def test_the_default_hangs_on_the_device() -> None:
-    assert choose_backends(None, CPU, head_dim=64) == BackendNames("torch", "torch")
-    assert choose_backends(None, GPU, head_dim=64) == BackendNames("triton", "triton")
-    assert choose_backends(None, GPU, head_dim=512) == BackendNames("torch", "torch")
+    assert choose(None, CPU) == BackendNames("torch", "torch")
+    assert choose(None, GPU) == BackendNames("triton", "triton")
+    assert choose(None, GPU, head_dim=512) == BackendNames("torch", "torch")
 
 
 @pytest.mark.usefixtures("_ampere")
 def test_one_name_or_two() -> None:
-    assert choose_backends("torch", GPU, head_dim=64) == BackendNames("torch", "torch")
-    assert choose_backends("triton, torch", GPU, head_dim=64) == BackendNames("triton", "torch")
-    assert [str(choose_backends(text, GPU, head_dim=64)) for text in ("torch,triton", "triton,triton")] == [
+    assert choose("torch", GPU) == BackendNames("torch", "torch")
+    assert choose("triton, torch", GPU) == BackendNames("triton", "torch")
+    assert [str(choose(text, GPU)) for text in ("torch,triton", "triton,triton")] == [
         "torch,triton", "triton",
     ]  # fmt: skip
 
@@ -44,7 +49,10 @@ def test_one_name_or_two() -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("flashinfer", "'flashinfer' is none. Available here: torch, triton"),
+        (
+            "fa3",
+            "'fa3' is none. Available here: torch, triton; flashinfer isn't: it needs the package flashinfer-python",
+        ),
         ("", "'' is none"),
         ("torch,", "'' is none"),
         ("torch,triton,torch", "give one name, or two: prefill,decode"),
@@ -52,22 +60,22 @@ def test_one_name_or_two() -> None:
 )
 def test_what_is_none_is_refused(text: str, words: str) -> None:
     with pytest.raises(OptionError, match="--attention-backend is ") as caught:
-        choose_backends(text, GPU, head_dim=64)
+        choose(text, GPU)
     assert words in str(caught.value)
 
 
 def test_why_triton_cannot_run_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(OptionError, match=r"triton can't run here. Available here: torch; triton isn't: it needs an"):
-        choose_backends("torch,triton", CPU, head_dim=64)
+        choose("torch,triton", CPU)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
     with pytest.raises(OptionError, match=r"compute capability is 7\.5, and it needs 8\.0"):
-        choose_backends("triton", GPU, head_dim=64)
+        choose("triton", GPU)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
     with pytest.raises(OptionError, match="heads have 320 features, and it goes up to 256"):
-        choose_backends("triton", GPU, head_dim=320)
+        choose("triton", GPU, head_dim=320)
     monkeypatch.setattr(registry.importlib.util, "find_spec", lambda _: None)
     with pytest.raises(OptionError, match="the package triton isn't installed"):
-        choose_backends("triton", GPU, head_dim=64)
+        choose("triton", GPU)
 
 
 def test_steps_with_prompts_take_the_first() -> None:

@@ -49,8 +49,8 @@ class Attention:
     def plan(self, batch: ForwardBatch) -> None:
         raise AssertionError("a graph's step is planned with padding")
 
-    def plan_padded(self, token_rows: torch.Tensor, positions: torch.Tensor, num_padded: int) -> None:
-        self.planned.append((len(token_rows), num_padded))
+    def plan_padded(self, batch: ForwardBatch, num_padded: int) -> None:
+        self.planned.append((len(batch.token_rows), num_padded))
 
     def forward(self, layer: int, query: torch.Tensor, key_value: torch.Tensor) -> torch.Tensor:
         return query

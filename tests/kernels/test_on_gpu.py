@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from learnsgl.attention.backend import ForwardBatch
 from learnsgl.kernels.sampling import SamplingTensors, sample_tokens
 from tests.kernels.cases import assert_close
 from tests.kernels.conftest import INTERPRETED
@@ -16,15 +17,15 @@ pytestmark = pytest.mark.skipif(INTERPRETED, reason="CUDA graphs and streams are
 def test_a_graph_that_was_captured_once_serves_other_rows_and_lengths(device: torch.device) -> None:
     pair = Pair(device, 4)
     pair.step([(0, 0, 9), (2, 0, 17), (3, 0, 40)])
-    qkv, empty = pair.heads(4, seed=1), torch.zeros(0, dtype=torch.int64, device=device)
-    pair.triton.plan_padded(empty, empty, 4)
+    qkv = pair.heads(4, seed=1)
+    pair.triton.plan_padded(ForwardBatch.of_no_tokens(device), 4)
     pair.triton.forward(0, qkv[:, :NUM_HEADS], qkv[:, NUM_HEADS:])  # compiles
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         out = pair.triton.forward(0, qkv[:, :NUM_HEADS], qkv[:, NUM_HEADS:])
     for runs in ([(2, 17, 1), (0, 9, 1)], [(3, 40, 1)], [(0, 10, 1), (2, 18, 1), (3, 41, 1)]):
         batch = pair.batch(runs)
-        pair.triton.plan_padded(batch.token_rows, batch.positions, 4)
+        pair.triton.plan_padded(batch, 4)
         graph.replay()
         pair.torch.plan(batch)
         expected = pair.torch.forward(0, qkv[: len(runs), :NUM_HEADS], qkv[: len(runs), NUM_HEADS:])

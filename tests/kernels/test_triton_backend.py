@@ -95,7 +95,7 @@ def test_a_padded_step_stores_nothing_for_padding(device: torch.device) -> None:
     qkv = pair.heads(8, seed=5)
     pair.torch.plan(batch)
     expected = pair.torch.forward(0, qkv[:2, :NUM_HEADS], qkv[:2, NUM_HEADS:])
-    pair.triton.plan_padded(batch.token_rows, batch.positions, 8)
+    pair.triton.plan_padded(batch, 8)
     actual = pair.triton.forward(0, qkv[:, :NUM_HEADS], qkv[:, NUM_HEADS:])
     assert_close(actual[:2], expected)
     assert torch.equal(actual[2:], torch.zeros_like(actual[2:]))
@@ -105,11 +105,10 @@ def test_a_padded_step_stores_nothing_for_padding(device: torch.device) -> None:
 
 def test_what_a_graph_fixes_hangs_on_its_size_alone(device: torch.device) -> None:
     pair = Pair(device, 4)
-    empty = torch.zeros(0, dtype=torch.int64, device=device)
-    pair.triton.plan_padded(empty, empty, 4)
+    pair.triton.plan_padded(ForwardBatch.of_no_tokens(device), 4)
     captured = (pair.triton._num_splits, pair.triton._decode)
     batch = pair.batch([(0, 60, 1), (1, 0, 1)])
-    pair.triton.plan_padded(batch.token_rows, batch.positions, 4)
+    pair.triton.plan_padded(batch, 4)
     assert (pair.triton._num_splits, pair.triton._decode) == captured
     assert pair.triton._context_lens[:4].tolist() == [61, 1, 0, 0]
 
@@ -142,7 +141,7 @@ def test_too_many_tokens_are_refused(device: torch.device) -> None:
         pair.triton.plan(pair.batch([(0, 0, 65)]))
     batch = pair.batch([(0, 3, 1), (1, 3, 1)])
     with pytest.raises(EngineError, match="2 tokens don't fit a graph of 1"):
-        pair.triton.plan_padded(batch.token_rows, batch.positions, 1)
+        pair.triton.plan_padded(batch, 1)
 
 
 def test_the_workspace_is_what_it_says(device: torch.device) -> None:

@@ -179,14 +179,23 @@ class CudaEngine:
         return self._result(mine, mine.sampled, times_ns, uncertainty_ns)
 
     def close(self) -> None:
-        """Finish what is queued and give the memory back; safe to call twice."""
+        """Finish what is queued and give the memory back; safe to call twice, and after a failure.
+
+        Raises:
+            EngineError: the device failed while it finished, and nobody has been told of a failure yet.
+        """
         if self._runner is None:
             return
         self._runner = None
         self._free_events.clear()
         if self._last is not None:
             self._last.logits = None
-        self._device.finish()
+        try:
+            self._device.finish()
+        except Exception as error:
+            # After a fault in a kernel every call of CUDA fails, and its memory goes with the process.
+            if self._failure is None:
+                raise EngineError(f"closing the engine failed on the device: {_described(error)}") from error
 
     def _result(self, mine: CudaTicket, sampled: Sampled, times_ns: list[int], uncertainty_ns: int) -> StepResult:
         if sampled.failed is not None and sampled.failed.any():

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -33,12 +34,18 @@ class Conversion:
     convert: Callable[[LinearLayer], LinearLayer]
 
 
+BFLOAT16_CAPABILITY = (8, 0)
+"""The first GPUs that compute in bfloat16, Ampere's."""
+
+_log = logging.getLogger(__name__)
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _CGROUP = Path("/sys/fs/cgroup")  # version 2, where a container's limits stand; nothing depends on its being there
 
 
 def choose_device(config: EngineConfig) -> torch.device:
     """The device that `--device` asks for; `auto` takes a CUDA device where one can be used.
+
+    A GPU that is there and can't be used is no secret: with `auto` it is logged why the CPU runs instead.
 
     Raises:
         StartupError: cuda was asked for and can't be used; the message says why.
@@ -50,6 +57,8 @@ def choose_device(config: EngineConfig) -> torch.device:
         return torch.device("cuda", torch.cuda.current_device())
     if config.device == "cuda":
         raise StartupError(f"--device cuda can't be used: {reason}; use --device cpu or auto")
+    if torch.cuda.is_available():
+        _log.warning("the GPU can't be used, so the CPU is: %s", reason)
     return torch.device("cpu")
 
 
@@ -61,14 +70,27 @@ def _why_no_cuda() -> str | None:
     try:
         torch.zeros(1, device="cuda").add_(1).item()  # a GPU may be there, and be too old for this build's kernels
     except (RuntimeError, AssertionError) as error:
-        return f"a first kernel failed ({error})"
+        return f"a first kernel failed ({str(error).splitlines()[0] if str(error) else type(error).__name__})"
     return None
 
 
 def choose_dtype(config: EngineConfig, device: torch.device) -> torch.dtype:
-    """The dtype that `--dtype` asks for; `auto` is float32 on a CPU and bfloat16 on a GPU."""
+    """The dtype that `--dtype` asks for; `auto` is float32 on a CPU and bfloat16 on a GPU.
+
+    GPUs before Ampere have no bfloat16 and compute it by detours, if at all: there `auto` is float16.
+
+    Raises:
+        OptionError: bfloat16 was asked for on such a GPU.
+    """
+    has_bfloat16 = device.type == "cpu" or torch.cuda.get_device_capability(device) >= BFLOAT16_CAPABILITY
     if config.dtype == "auto":
-        return torch.float32 if device.type == "cpu" else torch.bfloat16
+        return torch.float32 if device.type == "cpu" else torch.bfloat16 if has_bfloat16 else torch.float16
+    if config.dtype == "bfloat16" and not has_bfloat16:
+        raise OptionError(
+            f"--dtype bfloat16 needs a GPU of compute capability {BFLOAT16_CAPABILITY[0]}.0, and "
+            f"{torch.cuda.get_device_name(device)} has {'.'.join(map(str, torch.cuda.get_device_capability(device)))}; "
+            "take --dtype float16 (or auto), or --dtype float32"
+        )
     return _DTYPES[config.dtype]
 
 

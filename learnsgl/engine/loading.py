@@ -21,9 +21,10 @@ from learnsgl.engine.gpu_loading import finish_on_gpu
 from learnsgl.engine.memory import check_weights_fit, describe_memory, plan_memory, wanted_model_len
 from learnsgl.engine.model_runner import ModelRunner
 from learnsgl.engine.parts import Parts, Phases, out_of_memory
+from learnsgl.engine.triton_check import check_triton
 from learnsgl.models.config import load_model_config
 from learnsgl.models.dummy import fill_with_dummy_weights
-from learnsgl.models.registry import CausalLM, model_class
+from learnsgl.models.registry import model_class
 from learnsgl.models.weights import load_weights
 from learnsgl.scheduler.executor import CapturedGraph, ExecutorInfo
 
@@ -64,8 +65,11 @@ def _load(
     config = load_model_config(folder)
     architecture = model_class(config.architecture)
     num_positions = wanted_model_len(config, engine)
-    backends = choose_backends(engine.attention_backend, device, head_dim=config.head_dim, dtype=dtype)
+    backends = choose_backends(engine.attention_backend, device, head_dim=config.head_dim)
     phases = Phases()
+    if why_unavailable("triton", device, head_dim=1) is None:
+        with phases.timed("check_triton"):
+            check_triton(device)
     available_before = devices.available_bytes(device)
 
     with phases.timed("load_weights"), out_of_memory("the weights"):
@@ -75,7 +79,10 @@ def _load(
             fill_with_dummy_weights(model.checkpoint_tensors(), seed=engine.seed)
         else:
             load_weights(folder, model.checkpoint_tensors(), ignored=model.ignored_tensors)
-    _use_fused_ops(model, device, head_dim=config.head_dim)
+    if why_unavailable("triton", device, head_dim=config.head_dim) is None:  # whatever attention is
+        from learnsgl.models.triton_ops import TritonOps  # triton takes a second to import
+
+        model.use_ops(TritonOps())
     if conversion is not None:
         with phases.timed(conversion.phase), out_of_memory("the weights"), torch.inference_mode():
             model.convert_linears(conversion.convert)
@@ -125,14 +132,6 @@ def _finish_on_cpu(parts: Parts, phases: Phases) -> tuple[ModelRunner, dict[str,
         "dense_contexts": plan.dense_bytes,
         "workspace": plan.workspace_bytes,
     }
-
-
-def _use_fused_ops(model: CausalLM, device: torch.device, *, head_dim: int) -> None:
-    """On a GPU for which Triton compiles, layers are computed with its kernels whatever attention is."""
-    if why_unavailable("triton", device, head_dim=head_dim) is None:
-        from learnsgl.models.triton_ops import TritonOps  # triton takes a second to import
-
-        model.use_ops(TritonOps())
 
 
 def _describe_numbers(engine: EngineConfig, dtype: torch.dtype) -> str:

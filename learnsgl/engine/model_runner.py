@@ -77,7 +77,7 @@ class ModelRunner:
         Raises:
             EngineError: the step asks for positions that it has given no pages.
         """
-        self.prompt_logprobs = ()
+        self.prompt_logprobs, self.graph_size = (), None
         return self.tables.prepare(step)
 
     def forward_batch(self, step: Step) -> torch.Tensor | None:

@@ -144,7 +144,7 @@ def _part_len(context_len, num_splits, BLOCK_N: tl.constexpr):
     return tl.cdiv(tl.cdiv(context_len, num_splits), BLOCK_N) * BLOCK_N
 
 
-@triton.jit(do_not_specialize=["num_splits"])
+@triton.jit(do_not_specialize=["num_splits", "page_table_stride"])
 def _split_kernel(
     query_ptr, key_ptr, value_ptr, out_ptr, partials_ptr, log_sums_ptr, page_table_ptr, rows_ptr, context_lens_ptr,
     tokens_ptr, num_splits, scale, query_token_stride, query_head_stride, out_token_stride, out_head_stride,

@@ -82,7 +82,7 @@ def find_slots_bytes(num_tokens: int) -> int:
     return num_tokens * (8 + 8 + 4 + 8 + 4 + 4 + 8)
 
 
-@triton.jit(do_not_specialize=["num_tokens", "num_padded"])
+@triton.jit(do_not_specialize=["num_tokens", "num_padded", "page_table_stride"])
 def _find_slots_kernel(
     token_rows_ptr, positions_ptr, page_table_ptr, slots_ptr, rows_ptr, context_lens_ptr, kept_positions_ptr,
     num_tokens, num_padded, page_table_stride, PAGE_SIZE: tl.constexpr, BLOCK: tl.constexpr, PADDING: tl.constexpr,

@@ -135,7 +135,7 @@ def prefill_attention_flops(starts: Int32Array, lens: Int32Array, num_heads: int
     return 4 * num_heads * head_dim * int((starts * lens + lens * (lens + 1) // 2).sum())
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["page_table_stride"])
 def _prefill_attention_kernel(
     query_ptr, out_ptr, key_ptr, value_ptr, page_table_ptr, tiles_ptr, scale, query_token_stride, query_head_stride,
     out_token_stride, out_head_stride, cache_head_stride, cache_slot_stride, page_table_stride,

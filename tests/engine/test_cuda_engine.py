@@ -197,6 +197,32 @@ def test_a_fault_while_launching_is_named_and_stays(engine: CudaEngine, monkeypa
         engine.submit(builder.build([(0, 1)]))
 
 
+def test_closing_after_the_device_failed_is_safe(engine: CudaEngine, device: FakeDevice) -> None:
+    def fails() -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    device.finish = fails  # type: ignore[method-assign]
+    with pytest.raises(EngineError, match=r"closing the engine failed on the device: RuntimeError: CUDA error"):
+        engine.close()
+    engine.close()
+
+
+def test_a_device_that_failed_is_not_asked_twice(
+    engine: CudaEngine, device: FakeDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    builder = StepBuilder(engine.info)
+    builder.admit(0, PROMPT)
+    monkeypatch.setattr(device, "downloaded", fails)
+    ticket = engine.submit(builder.build([(0, 4)]))
+    with pytest.raises(EngineError, match="the sampling of step 1 failed on the device"):
+        engine.sample(ticket, None)
+    device.finish = fails  # type: ignore[method-assign]
+    engine.close()  # nothing more to say
+
+
 def test_closing_twice_is_safe(engine: CudaEngine, device: FakeDevice) -> None:
     builder = StepBuilder(engine.info)
     builder.admit(0, PROMPT)

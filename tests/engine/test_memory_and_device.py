@@ -129,25 +129,47 @@ def test_cuda_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
         devices.choose_device(EngineConfig(device="cuda"))
 
 
-def test_a_gpu_that_runs_no_kernel_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_that_runs_no_kernel_is_not_taken(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     def fails(*_: object, **__: object) -> None:
         raise RuntimeError("no kernel image is available")
 
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch, "zeros", fails)
-    assert devices.choose_device(EngineConfig(device="auto")).type == "cpu"
+    with caplog.at_level("WARNING"):
+        assert devices.choose_device(EngineConfig(device="auto")).type == "cpu"
+    assert "the GPU can't be used, so the CPU is: a first kernel failed (no kernel image is available)" in caplog.text
     with pytest.raises(StartupError, match=r"a first kernel failed \(no kernel image is available\)"):
         devices.choose_device(EngineConfig(device="cuda"))
 
 
-def test_dtype_and_threads() -> None:
+def test_dtype_and_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 0))
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
     assert devices.choose_dtype(EngineConfig(), cpu) == torch.float32
     assert devices.choose_dtype(EngineConfig(), gpu) == torch.bfloat16
     assert devices.choose_dtype(EngineConfig(dtype="bfloat16"), cpu) == torch.bfloat16
     assert devices.choose_num_threads(EngineConfig(num_threads=5)) == 5
     assert devices.choose_num_threads(EngineConfig()) == 1  # what the tests have set
+
+
+def test_a_gpu_without_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Tesla T4")
+    gpu = torch.device("cuda")
+    assert devices.choose_dtype(EngineConfig(), gpu) == torch.float16
+    assert devices.choose_dtype(EngineConfig(dtype="float32"), gpu) == torch.float32
+    with pytest.raises(OptionError, match=r"--dtype bfloat16 needs .* 8\.0, and Tesla T4 has 7\.5; take"):
+        devices.choose_dtype(EngineConfig(dtype="bfloat16"), gpu)
+
+
+def test_triton_that_can_not_build_a_kernel_is_told_before_weights_are_read() -> None:
+    from learnsgl.engine.triton_check import check_triton
+
+    with pytest.raises(StartupError, match=r"Triton can't build its kernels for cpu \(.*\)\. It needs a C compiler"):
+        check_triton(torch.device("cpu"))  # it has no driver for that
 
 
 def test_a_containers_limits_are_heeded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

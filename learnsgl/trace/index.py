@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, BinaryIO
 
 from learnsgl.errors import TraceFormatError
@@ -63,17 +64,17 @@ class ProcessIndex:
     name: str
     segments: tuple[Segment, ...]
 
-    @property
-    def frames(self) -> list[Frame]:
-        """All frames of events, in order."""
-        return [frame for segment in self.segments for frame in segment.frames]
+    @cached_property
+    def frames(self) -> tuple[Frame, ...]:
+        """All frames of events, in order. Made once: some checks ask at every event, and a long run has many frames."""
+        return tuple(frame for segment in self.segments for frame in segment.frames)
 
-    @property
+    @cached_property
     def first(self) -> int:
         """Number of the first event that is there; 1 unless older files were dropped."""
         return next((frame.header.first for frame in self.frames), 1)
 
-    @property
+    @cached_property
     def last(self) -> int:
         """Number of the last event that is there; 0 where there is none."""
         return max((frame.header.last for frame in self.frames), default=0)

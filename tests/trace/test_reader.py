@@ -72,6 +72,14 @@ def test_the_index_knows_frames_without_decoding_them(folder: Path) -> None:
     assert index.clock is not None
 
 
+def test_the_list_of_frames_is_made_once(folder: Path) -> None:
+    """`verify` asks at every event: with a list made anew each time, a soak's recording took hours."""
+    index = Trace.open(folder).process("scheduler-0")
+    assert index.frames is index.frames
+    assert index.last == index.frames[-1].header.last
+    assert index.first == 1
+
+
 def test_an_unknown_process_is_named(folder: Path) -> None:
     with pytest.raises(KeyError, match="no process 'x' in the trace; there are: api, tokenizer-0"):
         Trace.open(folder).process("x")

@@ -113,7 +113,14 @@ class ServerConfig:
     worker_timeout_s: float = option(
         60.0,
         "seconds that a worker process may give no sign of life, as when it was stopped by SIGSTOP, before it is "
-        "killed and the server ends with an error. A long step is no silence",
+        "killed and the server ends with an error. A long step is no silence: see --step-timeout-s",
+        above=0,
+    )
+    step_timeout_s: float = option(
+        600.0,
+        "seconds that a worker may be busy with one thing, such as a step of the engine, before it counts as stuck and "
+        "is killed, and the server ends with an error. Give more where a step of --max-prefill-length tokens can take "
+        "so long. Loading the model doesn't count: see --start-timeout-s",
         above=0,
     )
     log_level: str = option("info", "least severe line that is logged", choices=("debug", "info", "warning", "error"))

@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import zmq
 
@@ -47,6 +48,19 @@ def parse_trace_start(word: bytes) -> tuple[Path, TraceLevel] | None:
     return Path(os.fsdecode(folder)), TraceLevel(level.decode())
 
 
+class Loop:
+    """What a worker's loop does at this moment. Another thread reads it, to tell the parent.
+
+    Attributes:
+        turn: counted up whenever the loop has got something done.
+        is_waiting: whether the loop waits for messages, which may take for ever.
+    """
+
+    def __init__(self) -> None:
+        self.turn = 0
+        self.is_waiting = False
+
+
 class ParentGone(Exception):
     """The parent's end of the control pipe is closed: it died, and nobody is left to serve."""
 
@@ -59,16 +73,19 @@ class Mailbox:
         control: reading end of the pipe from the parent.
         recorder: flushed while the worker waits.
         on_word: told of every word of the parent but the one to stop.
+        loop: kept true while the loop waits here; a loop of its own where nobody reads it.
 
     Attributes:
         stopping: whether the parent has asked the worker to stop.
+        loop: what the worker's loop does.
     """
 
     def __init__(
         self, channels: Sequence[RecvChannel], control: Connection, recorder: Recorder,
-        on_word: Callable[[bytes], None] = lambda word: None,
+        on_word: Callable[[bytes], None] = lambda word: None, loop: Loop | None = None,
     ) -> None:  # fmt: skip
         self.stopping = False
+        self.loop = loop or Loop()
         self._on_word = on_word
         self._channels = list(channels)
         self._control = control
@@ -104,7 +121,7 @@ class Mailbox:
         self._control.close()
 
     def _take(self, timeout_ms: int | None) -> list[Message]:
-        ready = dict(self._poller.poll(timeout_ms))
+        ready = self._wait(timeout_ms)
         messages: list[Message] = []
         for channel in self._channels:
             if channel.socket in ready:
@@ -112,6 +129,16 @@ class Mailbox:
         if self._control.fileno() in ready:
             self._hear_parent()
         return messages
+
+    def _wait(self, timeout_ms: int | None) -> dict[Any, int]:
+        """What there is to take. A loop that only looks and finds nothing has got nothing done."""
+        loop = self.loop
+        loop.is_waiting = timeout_ms != 0
+        ready = dict(self._poller.poll(timeout_ms))
+        if loop.is_waiting or ready:
+            loop.turn += 1
+        loop.is_waiting = False
+        return ready
 
     def _hear_parent(self) -> None:
         try:

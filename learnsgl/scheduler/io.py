@@ -39,6 +39,10 @@ class SchedulerIO:
         """After the word to stop: what still arrives, nothing once it is quiet."""
         return for_scheduler(self._mailbox.receive_last())
 
+    def progressed(self) -> None:
+        """Tell the watchdog that the loop has got something done."""
+        self._mailbox.loop.turn += 1
+
     def send(self, message: DetokenizeMsg) -> None:
         """Send what a step gave to the detokenizer."""
         self._detokenizer.send([message])

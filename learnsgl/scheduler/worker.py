@@ -66,10 +66,13 @@ def run_loop(scheduler: Scheduler, io: SchedulerIO) -> None:
 
 
 def _turn(scheduler: Scheduler, io: SchedulerIO, messages: list[SchedulerMessage]) -> None:
+    before = scheduler.step_number
     scheduler.receive(messages)
     reply = scheduler.step()
     if reply is not None:
         io.send(reply)
+    if reply is not None or scheduler.step_number > before:
+        io.progressed()  # a loop that comes round without this, again and again, is stuck too
 
 
 def record_engine(recorder: Recorder, info: ExecutorInfo, config: SchedulerConfig) -> None:

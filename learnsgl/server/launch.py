@@ -43,6 +43,7 @@ from learnsgl.server.requests import RequestHub
 from learnsgl.server.run_file import RunFile
 from learnsgl.server.serving import Serving
 from learnsgl.server.tracing import TraceControl
+from learnsgl.server.watchdog import Watchdog
 from learnsgl.server.worker import WorkerSetup, configure_logging, record_phase
 from learnsgl.trace.manifest import create_run, run_id_of, update_manifest
 from learnsgl.trace.recorder import Recorder, open_recorder
@@ -177,13 +178,15 @@ async def _serve(
     control = TraceControl(
         setup.config, _command(), facts, recorder, lambda: processes.children, setup.trace_folder, hub.trace.flush
     )
+    pulses = {child.name: child.pulse for child in processes.children}
+    watchdog = Watchdog(pulses, server.worker_timeout_s, server.step_timeout_s)
     limits = Limits.of(server)
     app = make_app(
         hub, card, run_id, limits, api_key=api_key(server), origins=read_origins(server.cors_origin),
         operator=OperatorRoutes(page, limits, control),
     )  # fmt: skip
     try:
-        serving = Serving(server, RequestIds(app, run_id), bound, hub, replies, processes, recorder)
+        serving = Serving(server, RequestIds(app, run_id), bound, hub, replies, processes, watchdog, recorder)
         await serving.run(lambda: on_ready(info))
     finally:
         control.close()

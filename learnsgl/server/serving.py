@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import socket
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
@@ -24,7 +25,8 @@ from learnsgl.message.types import ErrorInfo
 from learnsgl.server.processes import Child, Processes, how_it_ended
 from learnsgl.server.requests import SHUTTING_DOWN, RequestHub
 from learnsgl.server.signals import STOP_SIGNALS
-from learnsgl.server.watchdog import Watchdog
+from learnsgl.server.watchdog import Fault, Watchdog
+from learnsgl.server.worker import SHOW_STACKS
 from learnsgl.trace import events
 from learnsgl.trace.recorder import Recorder
 
@@ -37,6 +39,8 @@ STOP_WAIT_S = 5.0
 """How long the workers, all together, may take to end in order before they are killed."""
 LEAST_WAIT_S = 0.5
 """What each still gets of that when those before it have used it up."""
+STACKS_WAIT_S = 0.2
+"""How long a stuck worker gets to write where it is into the log."""
 LAST_WORDS_S = 0.5
 """How long the endings of a failed engine may take to get here before its death is told instead."""
 
@@ -62,6 +66,7 @@ class Serving:
         hub: its requests.
         replies: where the workers' replies come in.
         processes: the workers.
+        watchdog: hears the workers.
         recorder: the API process's part of the trace.
     """
 
@@ -73,6 +78,7 @@ class Serving:
         hub: RequestHub,
         replies: AsyncRecvChannel,
         processes: Processes,
+        watchdog: Watchdog,
         recorder: Recorder,
     ) -> None:
         self._config = config
@@ -80,6 +86,7 @@ class Serving:
         self._hub = hub
         self._replies = replies
         self._processes = processes
+        self._watchdog = watchdog
         self._recorder = recorder
         self._api = ApiServer(
             uvicorn.Config(
@@ -113,7 +120,7 @@ class Serving:
             asyncio.create_task(self._api.serve(sockets=[self._bound]), name="the HTTP server"),
             asyncio.create_task(self._take_replies(), name="the receiver of replies"),
             asyncio.create_task(self._flush_trace(), name="the writer of the trace"),
-            asyncio.create_task(self._watchdog().run(), name="the watchdog"),
+            asyncio.create_task(self._watchdog.run(self._on_fault), name="the watchdog"),
         ]
         for task in tasks:
             task.add_done_callback(self._on_task_end)
@@ -171,15 +178,22 @@ class Serving:
             self._hurry.set()
         self._stop_asked.set()
 
-    def _watchdog(self) -> Watchdog:
-        children = {child.name: child for child in self._processes.children}
-        pulses = {name: child.pulse for name, child in children.items()}
-        return Watchdog(pulses, self._config.worker_timeout_s, lambda name: self._on_silent(children[name]))
+    def _on_fault(self, name: str, fault: Fault, limit_s: float) -> None:
+        """A worker won't answer any more: end it, and then all of it is as if it had died."""
+        (child,) = [child for child in self._processes.children if child.name == name]
+        if fault is Fault.SILENT:
+            self._end_child(child, f"gave no sign of life for {limit_s:g} s and was killed")
+            return
+        _log.error("%s (process %d) has been busy with one thing for %g s; its threads:", name, child.pid, limit_s)
+        with contextlib.suppress(ProcessLookupError):  # it has just ended by itself
+            os.kill(child.pid, SHOW_STACKS)
+        words = f"was stuck, busy with one thing for {limit_s:g} s, and was killed"
+        asyncio.get_running_loop().call_later(STACKS_WAIT_S, self._end_child, child, words)
 
-    def _on_silent(self, child: Child) -> None:
-        """A worker that doesn't run won't answer any more: end it, and then all of it is as if it had died."""
-        child.process.kill()
-        self._on_child_end(child, f"gave no sign of life for {self._config.worker_timeout_s:g} s and was killed")
+    def _end_child(self, child: Child, how: str) -> None:
+        if not child.end_recorded:
+            child.process.kill()
+            self._on_child_end(child, how)
 
     def _on_child_end(self, child: Child, how: str | None = None) -> None:
         asyncio.get_running_loop().remove_reader(child.sentinel)

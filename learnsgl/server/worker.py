@@ -6,11 +6,13 @@ They come by name and are imported here, in the child: the parent never loads wh
 
 from __future__ import annotations
 
+import faulthandler
 import importlib
 import logging
 import multiprocessing
 import multiprocessing.connection
 import os
+import signal
 import sys
 import threading
 import time
@@ -25,13 +27,16 @@ import zmq
 from learnsgl.config import Config
 from learnsgl.errors import LearnsglError, StartupError
 from learnsgl.message.channel import RecvChannel, SendChannel
-from learnsgl.message.mailbox import TRACE_STOP_WORD, Mailbox, ParentGone, parse_trace_start
+from learnsgl.message.mailbox import TRACE_STOP_WORD, Loop, Mailbox, ParentGone, parse_trace_start
 from learnsgl.message.sockets import remove_socket_folder
 from learnsgl.scheduler.executor import ExecutorInfo
 from learnsgl.server import signals
-from learnsgl.server.watchdog import start_beating
+from learnsgl.server.watchdog import Pulse
 from learnsgl.trace import events
 from learnsgl.trace.recorder import Recorder, begin_recording, open_recorder
+
+SHOW_STACKS = signal.SIGUSR1
+"""On this signal a worker writes where each of its threads is into the log, also while it is stuck in foreign code."""
 
 _log = logging.getLogger(__name__)
 
@@ -93,12 +98,17 @@ class Worker:
         setup: what it was told at its start.
         recorder: its part of the trace.
         after_trace_change: called when a recording has begun or ended while the process runs.
+        loop: what its loop does, for the watchdog.
     """
 
-    def __init__(self, setup: WorkerSetup, control: Connection, acks: Any, recorder: Recorder) -> None:
+    def __init__(
+        self, setup: WorkerSetup, control: Connection, pulse: Connection, acks: Any, recorder: Recorder
+    ) -> None:
         self.setup = setup
         self.recorder = recorder
         self.is_ready = False
+        self.loop = Loop()
+        self._pulse = Pulse(pulse, self.loop, recorder)
         self.after_trace_change: Callable[[], None] = lambda: None
         self._control = control
         self._acks = acks
@@ -122,12 +132,16 @@ class Worker:
             RecvChannel(self._context, self.setup.socket_folder, channel, recorder=self.recorder)
             for channel in channels
         ]
-        mailbox = Mailbox(ends, self._control, self.recorder, self._on_word)
+        mailbox = Mailbox(ends, self._control, self.recorder, self._on_word, self.loop)
         self._open.append(mailbox)
         return mailbox
 
+    def start_beating(self) -> None:
+        """From now on the parent hears that this process runs."""
+        self._pulse.start(self.setup.config.server.worker_timeout_s)
+
     def _on_word(self, word: bytes) -> None:
-        """The parent asks to begin or to end a recording."""
+        """The parent asks to begin or to end a recording, and waits until that is done."""
         wanted = parse_trace_start(word)
         if wanted is not None:
             folder, level = wanted
@@ -137,6 +151,7 @@ class Worker:
         elif word == TRACE_STOP_WORD:
             self.recorder.close(in_order=False)
             self.after_trace_change()
+        self._pulse.beat()
 
     def ready(self, info: ExecutorInfo | None = None) -> None:
         """Tell the parent that requests can come."""
@@ -175,10 +190,11 @@ def run_worker(setup: WorkerSetup, control: Connection, pulse: Connection, acks:
     signals.ignore()  # only the parent decides when to drain
     configure_logging(setup.config.server.log_level, setup.name)
     threading.Thread(target=_end_with_parent, args=(setup.socket_folder,), name="parent-watch", daemon=True).start()
-    start_beating(pulse, setup.config.server.worker_timeout_s)
+    faulthandler.register(SHOW_STACKS)
     start_ns = time.monotonic_ns()
     recorder = open_recorder(setup.trace_folder, setup.config.trace, setup.name, setup.role)
-    worker = Worker(setup, control, acks, recorder)
+    worker = Worker(setup, control, pulse, acks, recorder)
+    worker.start_beating()
     record_phase(recorder, "start_process", setup.spawned_ns)
     try:
         imports_ns = recorder.now()

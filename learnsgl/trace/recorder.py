@@ -44,6 +44,7 @@ class Recorder:
 
     Attributes:
         steps, full, tokens: whether events of that level are recorded.
+        num_lost: events of this recording that could not be written, and are lost.
 
     Args:
         level: how much the callers are to record.
@@ -63,6 +64,18 @@ class Recorder:
         self._lost_first: int | None = None
         self._failure: str | None = None
         self._retry_at_ns = 0
+        self.num_lost = 0
+
+    @property
+    def run_id(self) -> str | None:
+        """Id of the run that is being recorded; `None` while nothing is. Another thread may ask."""
+        writer = self._writer
+        return None if writer is None else writer.run_id
+
+    @property
+    def failure(self) -> str | None:
+        """Why the recording can't be written at this moment; `None` while it can. Another thread may ask."""
+        return self._failure
 
     @property
     def num_events(self) -> int:
@@ -80,7 +93,7 @@ class Recorder:
         self._writer = writer
         self._ceiling = MAX_PENDING_EVENTS
         self._pending.clear()
-        self._next, self._lost_first, self._failure = 1, None, None
+        self._next, self._lost_first, self._failure, self.num_lost = 1, None, None, 0
 
     def _set_level(self, level: TraceLevel) -> None:
         order = list(TraceLevel)
@@ -170,6 +183,7 @@ class Recorder:
             if self._lost_first is None:
                 self._lost_first = self._next
             self._next += len(self._pending)
+            self.num_lost += len(self._pending)
         self._pending.clear()
 
 

@@ -90,6 +90,11 @@ class SegmentWriter:
         self._header_bytes = 0
 
     @property
+    def run_id(self) -> str:
+        """Id of the run that is recorded."""
+        return self._identity.run_id
+
+    @property
     def index(self) -> int:
         """Index of the file that is being written."""
         return self._index

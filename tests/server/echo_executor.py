@@ -1,10 +1,12 @@
 """An executor that repeats the prompt, byte by byte, for servers in tests: every request has its own expected text.
 
-The engine's seed is the time that a step takes, in milliseconds. A prompt that holds the byte `\\x07` breaks it.
+The engine's seed is the time that a step takes, in milliseconds. A prompt that holds the byte `\\x07` breaks it, with
+`\\x06` it never returns, and with `\\x05` it spins for ever.
 """
 
 from __future__ import annotations
 
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +20,7 @@ from learnsgl.hub.tiny import EOS, IM_END
 from learnsgl.scheduler.executor import ExecutorInfo, Masks, PromptLogprobs, Step, StepResult
 from tests.fakes import fake_logprobs
 
-BREAKING_BYTE = 7
+SPINNING_BYTE, HANGING_BYTE, BREAKING_BYTE = 5, 6, 7
 CONTEXT_LEN = 256
 
 
@@ -55,6 +57,10 @@ class EchoExecutor:
         for admission in step.admitted:
             if BREAKING_BYTE in admission.prompt_ids:
                 raise EngineError("the prompt broke the engine")
+            if HANGING_BYTE in admission.prompt_ids:
+                threading.Event().wait()
+            while SPINNING_BYTE in admission.prompt_ids:
+                pass
             self._prompts[admission.row] = admission.prompt_ids
             self._sampling[admission.row] = admission.sampling
         ends = (step.starts + step.lens).tolist()

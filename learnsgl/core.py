@@ -22,8 +22,11 @@ MAX_STOP_STRINGS = 16
 MAX_STOP_LEN = 1024
 MAX_STOP_TOKENS = 256
 MAX_BIASED_TOKENS = 1024
+MAX_BIAS = 100.0
 MAX_CHOICES = 128
 MAX_TOP_LOGPROBS = 20
+ROLES = ("system", "developer", "user", "assistant", "tool")
+"""Who may speak in a chat."""
 
 
 class FinishReason(StrEnum):
@@ -59,7 +62,7 @@ class Grammar(msgspec.Struct, frozen=True):
     text: str = ""
 
 
-_RANGES: dict[str, tuple[float, float]] = {
+RANGES: dict[str, tuple[float, float]] = {
     "temperature": (0.0, 100.0),
     "min_p": (0.0, 1.0),
     "frequency_penalty": (-2.0, 2.0),
@@ -123,7 +126,7 @@ class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True):
 
     def __post_init__(self) -> None:
         """Check every range, so that an impossible value never travels further."""
-        for name, (least, greatest) in _RANGES.items():
+        for name, (least, greatest) in RANGES.items():
             value = getattr(self, name)
             if value is not None and not least <= value <= greatest:  # also true for NaN
                 raise ValueError(f"{name} is {value}; it must be between {least:g} and {greatest:g}")
@@ -158,8 +161,10 @@ class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True):
         if len(self.logit_bias) > MAX_BIASED_TOKENS:
             raise ValueError(f"logit_bias has {len(self.logit_bias)} tokens; at most {MAX_BIASED_TOKENS} are allowed")
         for token, bias in self.logit_bias.items():
-            if not -100.0 <= bias <= 100.0:
-                raise ValueError(f"logit_bias of token {token} is {bias}; it must be between -100 and 100")
+            if not -MAX_BIAS <= bias <= MAX_BIAS:
+                raise ValueError(
+                    f"logit_bias of token {token} is {bias}; it must be between {-MAX_BIAS:g} and {MAX_BIAS:g}"
+                )
 
     @property
     def is_greedy(self) -> bool:

@@ -1,7 +1,7 @@
 """The server's OpenAPI document: every route, and the bodies that it takes, from the schemas that the parsers use.
 
-`make_app` of `api_server.py` serves it at `/openapi.json`. What a schema can't say, `docs/api.md` does: ranges, which
-fields go together, and which fields beside these are accepted because they ask for nothing.
+`make_app` of `api_server.py` serves it at `/openapi.json`. What a schema can't say, `docs/api.md` does: which fields go
+together, and which fields beside these are accepted because they ask for nothing.
 """
 
 from __future__ import annotations
@@ -14,8 +14,11 @@ import msgspec
 from starlette.routing import BaseRoute, Route
 
 from learnsgl import __version__
+from learnsgl.server.limits import Limits
 from learnsgl.server.openai import ChatCompletionRequest, CompletionRequest
-from learnsgl.server.parse_generate import GenerateRequest
+from learnsgl.server.openapi_ranges import add_ranges
+from learnsgl.server.operator_routes import TraceStartRequest
+from learnsgl.server.parse_generate import GenerateRequest, GenerateSampling
 from learnsgl.server.tool_routes import AbortRequest, DetokenizeRequest, TokenizeRequest
 
 PATH = "/openapi.json"
@@ -26,8 +29,11 @@ BODIES: dict[str, type[msgspec.Struct]] = {
     "/tokenize": TokenizeRequest,
     "/detokenize": DetokenizeRequest,
     "/abort_request": AbortRequest,
+    "/trace/start": TraceStartRequest,
 }
 """What is sent to each route that wants a body."""
+_OPTIONAL = ("/trace/start",)
+"""Routes whose body may also be empty."""
 
 _REFERENCE = "#/components/schemas/{name}"
 _ERROR = {
@@ -48,27 +54,34 @@ _ERROR = {
 }
 
 
-def openapi_document(routes: Iterable[BaseRoute], model: str) -> bytes:
+def openapi_document(routes: Iterable[BaseRoute], model: str, limits: Limits) -> bytes:
     """The document, in OpenAPI 3.1, as JSON.
 
     Args:
         routes: the app's routes.
         model: the name of the model that is served, the only one that a body may hold.
+        limits: what one request may ask for.
     """
-    bodies, components = msgspec.json.schema_components(BODIES.values(), ref_template=_REFERENCE)
+    (*bodies, _), components = msgspec.json.schema_components(
+        (*BODIES.values(), GenerateSampling), ref_template=_REFERENCE
+    )
+    _refer(components["GenerateRequest"]["properties"]["sampling_params"])
     for name in (body.__name__ for body in BODIES.values()):
         component = components[name]
         component["additionalProperties"] = False
         if "model" in component.get("properties", {}):
             is_needed = "model" in component.get("required", ())
             component["properties"]["model"] = {"enum": [model] if is_needed else [model, None]}
+    components[GenerateSampling.__name__]["additionalProperties"] = False
+    add_ranges(components, max_choices=limits.max_choices)
     schemas = dict(zip(BODIES, bodies, strict=True))
     paths: dict[str, dict[str, Any]] = {}
     for route in routes:
         if isinstance(route, Route):
             path = route.path.replace(":path}", "}")
             for method in sorted((route.methods or set()) - {"HEAD"}):
-                operation = _operation(route, schemas.get(route.path) if method == "POST" else None)
+                body = schemas.get(route.path) if method == "POST" else None
+                operation = _operation(route, body, is_required=route.path not in _OPTIONAL)
                 paths.setdefault(path, {})[method.lower()] = operation
     return msgspec.json.encode(
         {
@@ -80,7 +93,13 @@ def openapi_document(routes: Iterable[BaseRoute], model: str) -> bytes:
     )
 
 
-def _operation(route: Route, body: dict[str, Any] | None) -> dict[str, Any]:
+def _refer(field: dict[str, Any]) -> None:
+    """`sampling_params` are parsed one by one, so the schema of the body doesn't know what is in them."""
+    one = {"$ref": _REFERENCE.format(name=GenerateSampling.__name__)}
+    field["anyOf"] = [one, {"type": "array", "items": one}, {"type": "null"}]
+
+
+def _operation(route: Route, body: dict[str, Any] | None, *, is_required: bool) -> dict[str, Any]:
     summary = (inspect.getdoc(route.endpoint) or route.name).splitlines()[0]
     error = {"application/json": {"schema": {"$ref": _REFERENCE.format(name="Error")}}}
     operation: dict[str, Any] = {
@@ -88,7 +107,7 @@ def _operation(route: Route, body: dict[str, Any] | None) -> dict[str, Any]:
         "responses": {"200": {"description": "done"}, "default": {"description": "refused", "content": error}},
     }
     if body is not None:
-        operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": body}}}
+        operation["requestBody"] = {"required": is_required, "content": {"application/json": {"schema": body}}}
     if route.param_convertors:
         operation["parameters"] = [
             {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}

@@ -20,7 +20,7 @@ from learnsgl.server.metrics_page import MetricsPage
 from learnsgl.server.tracing import TraceControl
 
 _NO_OTHERS = OtherFields({})
-_LEVELS = (TraceLevel.STEPS.value, TraceLevel.FULL.value)
+LEVELS = (TraceLevel.STEPS.value, TraceLevel.FULL.value)
 
 
 class TraceStartRequest(msgspec.Struct):
@@ -53,7 +53,7 @@ class OperatorRoutes:
         body = await self._limits.read_body(request)
         given = convert(read_object(body) if body else {}, TraceStartRequest, _NO_OTHERS)
         level = TraceLevel.FULL.value if given.level is None else given.level
-        if level not in _LEVELS:
+        if level not in LEVELS:
             raise RequestError(
                 f"level is {level!r}; choose steps or full. Texts are recorded only where the server's command line "
                 "says so, with --trace-level tokens",

@@ -15,12 +15,11 @@ import jinja2
 from tokenizers import Tokenizer as BackendTokenizer
 from transformers import PreTrainedTokenizerFast
 
+from learnsgl.core import ROLES
 from learnsgl.errors import ModelNotFoundError, RequestError, UnsupportedModelError
 from learnsgl.tokenizer.decoders import ByteDecoder, ByteTable, TokenDecoder, WindowDecoder, is_byte_level
 
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
-
-ROLES = ("system", "developer", "user", "assistant", "tool")
 
 
 class Tokenizer:

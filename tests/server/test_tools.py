@@ -82,7 +82,7 @@ def test_text_to_tokens_and_back(server: RunningServer) -> None:
         ("/generate", {"text": []}, (400, "invalid_value", "text")),
         ("/generate", {"text": ["A", "B"], "sampling_params": [{}]}, (400, "invalid_value", "sampling_params")),
         (
-            "/generate", {"text": ["A", "B"], "sampling_params": [{}, {"top_k": 0}]},
+            "/generate", {"text": ["A", "B"], "sampling_params": [{}, {"top_k": -2}]},
             (400, "invalid_value", "sampling_params[1].top_k"),
         ),
         ("/generate", {"input_ids": [[65], [300]]}, (400, "invalid_value", "input_ids")),

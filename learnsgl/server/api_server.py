@@ -108,7 +108,8 @@ class Routes:
 
     async def openapi(self, request: Request) -> Response:
         """`GET /openapi.json`: the routes and their bodies, for tools."""
-        return Response(openapi_document(request.app.routes, self._model.name), media_type="application/json")
+        document = openapi_document(request.app.routes, self._model.name, self._limits)
+        return Response(document, media_type="application/json")
 
     async def health(self, request: Request) -> Response:
         """`GET /health`: 200 while requests are taken."""

@@ -65,7 +65,7 @@ def _load(
     config = load_model_config(folder)
     architecture = model_class(config.architecture)
     num_positions = wanted_model_len(config, engine)
-    backends = choose_backends(engine.attention_backend, device, head_dim=config.head_dim)
+    backends = choose_backends(engine.attention_backend, device, head_dim=config.head_dim, dtype=dtype)
     phases = Phases()
     if why_unavailable("triton", device, head_dim=1) is None:
         with phases.timed("check_triton"):

@@ -9,19 +9,20 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from learnsgl.bench.arguments import add_device, add_model, add_number, add_numbers
+from learnsgl.bench.offline_options import PEERS, add_offline_options
 from learnsgl.bench.online.options import add_online_options
+from learnsgl.bench.steps_options import add_steps_options
 from learnsgl.config import BUILT_IN_MODEL
-from learnsgl.errors import OptionError
 from learnsgl.trace.commands import EXPORT_FORMATS
 
 BENCHES = ("offline", "scheduler", "trace", "memory", "tracers", "replay")
-GPU_BENCHES = ("kernels",)
-"""They need a GPU, so `bench all` and the page leave them out."""
+GPU_BENCHES = ("kernels", "steps")
+"""They are about a GPU, so `bench all` leaves them out, and the page has them in a section of its own."""
 LOAD_BENCHES = ("online",)
 """They measure whatever server they are pointed at, so `bench all` and the page leave them out, too."""
-PEERS = ("transformers", "llama.cpp")
 KERNEL_SHAPES = ("qwen3-0.6b", "llama-3.1-8b")
-QUANTIZATIONS = ("none", "int8")
+TRACE_PARTS = ("events", "steps", "held", "model")
 TRACERS = ("none", "learnsgl", "viztracer", "torch.profiler")
 
 _EPILOG = """\
@@ -34,6 +35,7 @@ examples:
   learnsgl bench tracers                          recording beside VizTracer and the PyTorch profiler
   learnsgl bench replay                           opening, seeking, folding and exporting recordings, by their length
   learnsgl bench kernels                          the GPU's kernels beside their floors and torch's own (needs a GPU)
+  learnsgl bench steps                            decode and prefill steps beside what the GPU could do
   learnsgl bench online --url URL --rate 1 2 4    any OpenAI-compatible server under load, as its clients see it
   learnsgl bench all                              all of these with their defaults, then the tables of the page
   learnsgl bench docs                             only the tables of docs/benchmarks.md, from docs/benchmarks/*.json
@@ -47,6 +49,7 @@ _SINGLE = {
     "memory": "the memory of every process of an idle server, and its start-up by part",
     "tracers": "our recording beside VizTracer and the PyTorch profiler: speed, size, time to read it back",
     "replay": "opening a recording, getting anywhere in it, folding and exporting it, by its length",
+    "steps": "the engine's steps: decode beside its floor, what the device waits in between, and a long prefill",
     "kernels": "each kernel of the GPU engine beside its floor and beside torch's own operators",
     "online": "a server under load: time to first token, time per token, throughput, goodput",
 }
@@ -65,9 +68,9 @@ def add_bench_command(subparsers: Any) -> None:
     )  # fmt: skip
     commands = parser.add_subparsers(required=True, metavar="BENCHMARK")
     adders = {
-        "offline": _add_offline, "scheduler": _add_scheduler, "trace": _add_trace, "memory": _add_memory,
+        "offline": add_offline_options, "scheduler": _add_scheduler, "trace": _add_trace, "memory": _add_memory,
         "tracers": _add_tracers, "replay": _add_replay, "kernels": _add_kernels,
-        "online": add_online_options,
+        "steps": add_steps_options, "online": add_online_options,
     }  # fmt: skip
     for name in (*BENCHES, *GPU_BENCHES, *LOAD_BENCHES):
         single = commands.add_parser(name, help=_SINGLE[name], description=f"Measure {_SINGLE[name]}.")
@@ -93,76 +96,62 @@ def _add_page(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def _add_offline(parser: argparse.ArgumentParser) -> None:
-    _add_model(parser)
-    _add_numbers(parser, "--batch", [1, 8], "requests at once")
-    parser.add_argument("--input-len", default="128", metavar="N|N:N", help="tokens of a prompt (default: 128)")
-    parser.add_argument("--output-len", default="64", metavar="N|N:N", help="tokens to generate (default: 64)")
-    parser.add_argument(
-        "--num-requests", type=_positive, metavar="N", help="requests of a round (default: as many as run at once)"
-    )
-    parser.add_argument(
-        "--quantization", nargs="+", choices=QUANTIZATIONS, default=list(QUANTIZATIONS),
-        help="learnsgl is measured once with each (default: none int8)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--peers", nargs="*", choices=PEERS, default=list(PEERS), help="engines beside it (default: all that are here)"
-    )
-    parser.add_argument("--gguf", type=Path, metavar="FILE", help="for llama.cpp; by default the built-in model's own")
-    _add_number(parser, "--repeats", 6, "rounds that count, after one that doesn't")
-
-
 def _add_scheduler(parser: argparse.ArgumentParser) -> None:
-    _add_numbers(parser, "--running", [1, 16, 64, 256], "running requests")
-    _add_numbers(parser, "--nodes", [10, 1000, 100_000], "nodes of the radix tree")
-    _add_numbers(parser, "--page-size", [1, 16], "tokens a page")
-    _add_number(parser, "--steps", 400, "steps of each repeat")
-    _add_number(parser, "--repeats", 7, "repeats; the cases take turns")
+    add_numbers(parser, "--running", [1, 16, 64, 256], "running requests")
+    add_numbers(parser, "--nodes", [10, 1000, 100_000], "nodes of the radix tree")
+    add_numbers(parser, "--page-size", [1, 16], "tokens a page")
+    add_number(parser, "--steps", 400, "steps of each repeat")
+    add_number(parser, "--repeats", 7, "repeats; the cases take turns")
 
 
 def _add_trace(parser: argparse.ArgumentParser) -> None:
-    _add_model(parser, none="; none leaves it out")
-    _add_number(parser, "--running", 256, "running requests without a model")
+    add_model(parser, none="; none leaves it out")
+    add_device(parser)
+    parser.add_argument(
+        "--parts", nargs="+", choices=TRACE_PARTS, default=list(TRACE_PARTS),
+        help=f"what is measured (default: {' '.join(TRACE_PARTS)})",
+    )  # fmt: skip
+    add_number(parser, "--running", 256, "running requests without a model")
     parser.add_argument(
         "--step-ms", type=float, default=10.0, metavar="X", help="milliseconds of a held step (default: 10)"
     )
-    _add_number(parser, "--steps", 200, "steps of a run on the held device")
-    _add_number(parser, "--pairs", 16, "pairs of runs, off and full")
-    _add_number(parser, "--blocks", 40, "pairs of blocks of 50 steps that aren't held")
-    _add_number(parser, "--events", 20_480, "events of each kind")
-    _add_number(parser, "--batch", 8, "requests at once to the model")
-    _add_number(parser, "--input-len", 32, "tokens of a prompt to the model")
-    _add_number(parser, "--output-len", 48, "tokens that the model generates for each")
+    add_number(parser, "--steps", 200, "steps of a run on the held device")
+    add_number(parser, "--pairs", 16, "pairs of runs, off and full")
+    add_number(parser, "--blocks", 40, "pairs of blocks of 50 steps that aren't held")
+    add_number(parser, "--events", 20_480, "events of each kind")
+    add_number(parser, "--batch", 8, "requests at once to the model")
+    add_number(parser, "--input-len", 32, "tokens of a prompt to the model")
+    add_number(parser, "--output-len", 48, "tokens that the model generates for each")
 
 
 def _add_memory(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", default=BUILT_IN_MODEL, help=f"as for learnsgl serve (default: {BUILT_IN_MODEL})")
-    _add_number(parser, "--repeats", 3, "how often the server is started")
+    add_number(parser, "--repeats", 3, "how often the server is started")
     parser.add_argument(
         "--serve-options", default="", metavar="TEXT", help="more options of learnsgl serve, in one argument"
     )
 
 
 def _add_tracers(parser: argparse.ArgumentParser) -> None:
-    _add_model(parser)
+    add_model(parser)
     parser.add_argument(
         "--tracers", nargs="+", choices=TRACERS,
         help="none is always among them (default: all that are installed; VizTracer is by pip install viztracer)",
     )  # fmt: skip
-    _add_number(parser, "--batch", 8, "requests at once")
-    _add_number(parser, "--input-len", 32, "tokens of a prompt")
-    _add_number(parser, "--output-len", 64, "tokens to generate")
-    _add_number(parser, "--repeats", 6, "rounds; a process each, with a warm-up of its own")
+    add_number(parser, "--batch", 8, "requests at once")
+    add_number(parser, "--input-len", 32, "tokens of a prompt")
+    add_number(parser, "--output-len", 64, "tokens to generate")
+    add_number(parser, "--repeats", 6, "rounds; a process each, with a warm-up of its own")
 
 
 def _add_replay(parser: argparse.ArgumentParser) -> None:
-    _add_numbers(parser, "--events", [10_000, 100_000, 1_000_000], "lengths of the recordings")
-    _add_number(parser, "--seeks", 20, "moments that are visited")
-    _add_number(parser, "--running", 256, "running requests")
-    _add_number(parser, "--nodes", 1000, "nodes of the radix tree, roughly")
-    _add_number(parser, "--input-len", 64, "tokens of a prompt, at least 33")
-    _add_number(parser, "--output-len", 256, "tokens that each request generates")
-    _add_number(parser, "--page-size", 1, "tokens a page")
+    add_numbers(parser, "--events", [10_000, 100_000, 1_000_000], "lengths of the recordings")
+    add_number(parser, "--seeks", 20, "moments that are visited")
+    add_number(parser, "--running", 256, "running requests")
+    add_number(parser, "--nodes", 1000, "nodes of the radix tree, roughly")
+    add_number(parser, "--input-len", 64, "tokens of a prompt, at least 33")
+    add_number(parser, "--output-len", 256, "tokens that each request generates")
+    add_number(parser, "--page-size", 1, "tokens a page")
     parser.add_argument(
         "--formats", nargs="*", choices=EXPORT_FORMATS, default=list(EXPORT_FORMATS),
         help="exports that are measured (default: all)",
@@ -180,45 +169,16 @@ def _add_kernels(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dtype", choices=("bfloat16", "float16"), default="bfloat16", help="of everything (default: bfloat16)"
     )
-    _add_number(parser, "--page-size", 1, "tokens a page")
-    _add_number(parser, "--repeats", 30, "timings of each")
-
-
-def _add_model(parser: argparse.ArgumentParser, none: str = "") -> None:
-    parser.add_argument(
-        "--model", default=BUILT_IN_MODEL, help=f"as for learnsgl serve{none} (default: {BUILT_IN_MODEL})"
-    )
-    parser.add_argument(
-        "--dtype", choices=("float32", "bfloat16"), default="float32", help="of weights and KV (default: float32)"
-    )
-    parser.add_argument("--threads", type=_positive, metavar="N", help="threads of each engine (default: the cores)")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the prompts (default: 0)")
-
-
-def _add_number(parser: argparse.ArgumentParser, name: str, default: int, help_text: str) -> None:
-    parser.add_argument(
-        name, type=_positive, default=default, metavar="N", help=f"{help_text} (default: {default})"
-    )  # fmt: skip
-
-
-def _add_numbers(parser: argparse.ArgumentParser, name: str, default: list[int], help_text: str) -> None:
-    shown = " ".join(map(str, default))
-    parser.add_argument(
-        name, type=_positive, nargs="+", default=default, metavar="N", help=f"{help_text} (default: {shown})"
-    )
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise OptionError(f"{text!r} was given where a whole number of at least 1 is expected; see --help")
-    return int(text)
+    add_number(parser, "--page-size", 1, "tokens a page")
+    add_number(parser, "--repeats", 30, "timings of each")
 
 
 def _run_one(args: argparse.Namespace) -> int:
     from learnsgl.bench.run import run_bench
 
-    run_bench(args)
-    return 0
+    report = run_bench(args)
+    failed = report.results.get("failed", {}) if isinstance(report.results, dict) else {}
+    return 1 if any(name not in PEERS for name in failed) else 0  # a peer that fails is told of, and is no failure
 
 
 def _run_online(args: argparse.Namespace) -> int:

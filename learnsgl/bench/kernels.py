@@ -11,17 +11,14 @@ from collections.abc import Callable
 import msgspec
 import torch
 
+from learnsgl.bench.ceilings import measure_ceilings
 from learnsgl.bench.kernels_cases import SHAPES, Case, Sizes, make_cases
 from learnsgl.bench.kernels_tables import KernelResults, KernelTimes, Timing
+from learnsgl.bench.timer import Timer
 from learnsgl.errors import StartupError
 
 Tell = Callable[[str], None]
 _DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
-_FLUSH_BYTES = 256 * 1024 * 1024
-"""More than any L2 cache holds; written before each timing, so that nothing is found there."""
-
-_COPY_BYTES = 1024 * 1024 * 1024
-_MATMUL_SIZE = 8192
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -57,9 +54,9 @@ def measure(settings: Settings, tell: Tell) -> KernelResults:
             "without one the kernels are tested under Triton's interpreter: python -m pytest tests/kernels"
         )
     device, dtype = torch.device("cuda"), _DTYPES[settings.dtype]
+    ceilings = measure_ceilings("cuda", settings.dtype)
     timer = Timer(device, settings.repeats)
-    copy_rate, matmul_rate = _copy_rate(timer, device), _matmul_rate(timer, device, dtype)
-    tell(f"copy {copy_rate / 1e12:.2f} TB/s, product {matmul_rate / 1e12:.0f} TFLOP/s")
+    tell(ceilings.text())
     cases = []
     for name in settings.shapes:
         sizes = FEW if settings.sizes == "few" else Sizes()
@@ -67,7 +64,7 @@ def measure(settings: Settings, tell: Tell) -> KernelResults:
             cases.append(_measure_case(case, name, timer))
             took = ", ".join(f"{timing.name} {timing.median_us:.1f} µs" for timing in cases[-1].timings)
             tell(f"{name}, {case.kernel}, {case.size}: {took}")
-    return KernelResults(torch.cuda.get_device_name(device), copy_rate, matmul_rate, cases)
+    return KernelResults(ceilings.device, ceilings.copy_bytes_per_s, ceilings.matmul_flops_per_s, cases)
 
 
 def _measure_case(case: Case, shape: str, timer: Timer) -> KernelTimes:
@@ -80,50 +77,3 @@ def _measure_case(case: Case, shape: str, timer: Timer) -> KernelTimes:
         timings.append(Timing(name, statistics.median(times), min(times), max(times)))
     torch._dynamo.reset()  # what was compiled for one case would be compiled anew, for any size, by the next
     return KernelTimes(case.kernel, shape, case.size, case.num_bytes, case.num_flops, timings)
-
-
-class Timer:
-    """Times work on the device alone: a CUDA graph between two events, the L2 cache cold, nothing of the host in it."""
-
-    def __init__(self, device: torch.device, repeats: int) -> None:
-        self._repeats = repeats
-        self._flushed = torch.empty(_FLUSH_BYTES, dtype=torch.int8, device=device)
-
-    def times_us(self, compute: Callable[[], object]) -> list[float]:
-        """How long `compute` takes, each time."""
-        graph = self._capture(compute)
-        pairs = []
-        for _ in range(self._repeats + 1):
-            self._flushed.zero_()
-            before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
-            before.record()
-            graph.replay()
-            after.record()
-            pairs.append((before, after))
-        torch.cuda.synchronize()
-        return [1e3 * before.elapsed_time(after) for before, after in pairs[1:]]
-
-    def _capture(self, compute: Callable[[], object]) -> torch.cuda.CUDAGraph:
-        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(3):  # what is compiled or allocated the first time may not be within a capture
-                compute()
-        torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            compute()
-        return graph
-
-
-def _copy_rate(timer: Timer, device: torch.device) -> float:
-    """Bytes a second, read and written."""
-    source = torch.zeros(_COPY_BYTES, dtype=torch.int8, device=device)
-    target = torch.empty_like(source)
-    return 2 * _COPY_BYTES / (statistics.median(timer.times_us(lambda: target.copy_(source))) / 1e6)
-
-
-def _matmul_rate(timer: Timer, device: torch.device, dtype: torch.dtype) -> float:
-    """Operations a second."""
-    a, b = torch.randn(2, _MATMUL_SIZE, _MATMUL_SIZE, dtype=dtype, device=device)
-    return 2 * _MATMUL_SIZE**3 / (statistics.median(timer.times_us(lambda: a @ b)) / 1e6)

@@ -1,7 +1,8 @@
-"""`learnsgl bench offline`: the engine beside transformers' `generate` and llama.cpp, on the same prompts.
+"""`learnsgl bench offline`: the engine beside other people's, on the same prompts.
 
-Every engine runs in a process of its own, all of them loaded at once, and they take turns round by round, so that a
-machine that slows down slows all of them. Prefill and decode are told apart by the moments at which tokens came.
+Every engine runs in a process of its own. By default all of them are loaded at once and take turns round by round, so
+that a machine that slows down slows all of them; with `--alone` each has the device for itself, one after the other,
+and one that fails costs no other's figures. Prefill and decode are told apart by the moments at which tokens came.
 """
 
 from __future__ import annotations
@@ -14,10 +15,18 @@ import msgspec
 from learnsgl.bench.peers.base import Peer, PeerFacts, PeerSpec, PeerUnavailableError, Wave
 from learnsgl.bench.peers.process import PeerProcess
 from learnsgl.bench.report import load
+from learnsgl.bench.sizes import Ceilings, ModelSizes, WorkloadFloor, workload_floor
 from learnsgl.bench.stats import quantile
-from learnsgl.bench.workload import Lengths, Request, make_requests
+from learnsgl.bench.workload import Lengths, Request, make_requests, nano_vllm_requests
+from learnsgl.errors import ServingError, StartupError
+from learnsgl.models.config import load_model_config
 
 Tell = Callable[[str], None]
+Start = Callable[[PeerSpec], Peer]
+Limits = tuple[ModelSizes, Ceilings] | None
+NANO_VLLM = "nano-vllm"
+WARM_UP_LEN = 32
+"""Tokens of an answer of the warm-up of nano-vLLM's workload."""
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -27,7 +36,7 @@ class Settings(msgspec.Struct, frozen=True):
         model: as `--model` takes it.
         dtype: float32 or bfloat16.
         quantizations: learnsgl is measured once with each: none, int8.
-        peers: transformers, llama.cpp.
+        peers: some of `command.PEERS`.
         input_len: tokens of a prompt.
         output_len: tokens generated for it.
         batches: requests at once.
@@ -35,6 +44,14 @@ class Settings(msgspec.Struct, frozen=True):
         repeats: rounds that count, after one that doesn't.
         num_threads: threads of each engine.
         seed: of the prompts.
+        workload: random, or nano-vllm: the 256 requests of `nano_vllm_requests`, all at once, in place of the lengths,
+            batches and numbers above.
+        alone: whether each engine has the device for itself.
+        floor: whether the least time is told, from bandwidth and rate of the device.
+        device: auto, cpu or cuda.
+        temperature: 0 is greedy.
+        max_prefill_length: most tokens of one step; `None` leaves it to each engine.
+        limit_s: seconds that an engine may take to start, and to answer a wave; `None` for any.
     """
 
     model: str
@@ -48,6 +65,13 @@ class Settings(msgspec.Struct, frozen=True):
     repeats: int
     num_threads: int
     seed: int
+    workload: str = "random"
+    alone: bool = False
+    floor: bool = False
+    device: str = "auto"
+    temperature: float = 0.0
+    max_prefill_length: int | None = None
+    limit_s: float | None = None
 
 
 class Round(msgspec.Struct, frozen=True):
@@ -104,28 +128,61 @@ class OfflineResults(msgspec.Struct):
         peers: the engines, in the order in which they began.
         absent: engines that could not be measured, and why.
         rounds: in the order in which they ran.
+        failed: engines that began and failed, and how; their rounds until then are there.
+        comparable: whether all engines are to give the same tokens: they are greedy, on the same weights.
+        ceilings: of the device, where floors were asked for.
+        floors: of one round of each batch, by its number of requests at once.
     """
 
     peers: list[PeerFacts]
     absent: dict[str, str]
     rounds: list[Round]
+    failed: dict[str, str] = {}
+    comparable: bool = True
+    ceilings: Ceilings | None = None
+    floors: dict[int, WorkloadFloor] = {}
 
 
 def measure(
-    settings: Settings, specs: list[PeerSpec], tell: Tell, *, start: Callable[[PeerSpec], Peer] = PeerProcess
+    settings: Settings, specs: list[PeerSpec], tell: Tell, *, start: Start = PeerProcess, limits: Limits = None
 ) -> OfflineResults:
-    """Run all engines in turns.
+    """Run all engines, in turns or each alone.
 
     Args:
         settings: what to measure.
         specs: the engines; the first is the one that the others' tokens are compared with.
         tell: told in a few words how far it is.
         start: starts an engine; a test names a fake.
+        limits: the model's sizes and what the device reaches, for the floors.
 
     Raises:
-        StartupError, ServingError: an engine that can be measured here failed.
+        StartupError, ServingError: an engine that can be measured here failed, where they take turns; or no engine
+            gave any figure.
     """
-    results = OfflineResults([], {}, [])
+    has_same_weights = all(spec.has_weights for spec in specs)
+    results = OfflineResults([], {}, [], comparable=settings.temperature == 0 and has_same_weights)
+    if settings.alone:
+        _measure_alone(settings, specs, tell, start, results)
+        if not results.rounds:
+            raise ServingError("no engine gave a figure: " + _told({**results.absent, **results.failed}))
+    else:
+        _measure_in_turns(settings, specs, tell, start, results)
+    if limits is not None:
+        sizes, results.ceilings = limits
+        vocab_size = min(peer.vocab_size for peer in results.peers)
+        for batch in settings.batches:
+            requests = make_round(settings, batch, 1, vocab_size)
+            results.floors[batch] = workload_floor(requests, sizes, results.ceilings)
+    return results
+
+
+def _told(reasons: dict[str, str]) -> str:
+    return "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+
+
+def _measure_in_turns(
+    settings: Settings, specs: list[PeerSpec], tell: Tell, start: Start, results: OfflineResults
+) -> None:
     with contextlib.ExitStack() as cleanup:
         running: list[Peer] = []
         for spec in specs:
@@ -142,13 +199,55 @@ def measure(
         for batch in settings.batches:
             for number in range(settings.repeats + 1):
                 tell(f"batch {batch}, round {number} of {settings.repeats}" + (" (warm-up)" if number == 0 else ""))
-                requests = _requests(settings, batch, number, vocab_size)
+                requests = make_round(settings, batch, number, vocab_size)
                 rounds = _play_round(running, requests, batch, number)
                 results.rounds += rounds if number else []
-    return results
 
 
-def _requests(settings: Settings, batch: int, number: int, vocab_size: int) -> list[Request]:
+def _measure_alone(
+    settings: Settings, specs: list[PeerSpec], tell: Tell, start: Start, results: OfflineResults
+) -> None:
+    """All rounds of one engine, then of the next. The first one's answers are what the others' are compared with."""
+    vocab_size = load_model_config(specs[0].model_folder).vocab_size
+    expected: dict[tuple[int, int], list[list[int]]] = {}
+    for spec in specs:
+        tell(f"starting {spec.name}")
+        try:
+            with contextlib.closing(start(spec)) as peer:
+                results.peers.append(peer.facts)
+                for batch in settings.batches:
+                    for number in range(settings.repeats + 1):
+                        tell(f"{spec.name}, batch {batch}, round {number} of {settings.repeats}")
+                        requests = make_round(settings, batch, number, vocab_size)
+                        found = _play_alone(peer, requests, batch, number, expected)
+                        results.rounds += found if number else []
+        except PeerUnavailableError as error:
+            tell(f"{spec.name} is left out: {error}")
+            results.absent[spec.name] = str(error)
+        except (StartupError, ServingError) as error:
+            tell(f"{spec.name} failed: {error}")
+            results.failed[spec.name] = str(error)
+
+
+def _play_alone(
+    peer: Peer, requests: list[Request], batch: int, number: int, expected: dict[tuple[int, int], list[list[int]]]
+) -> list[Round]:
+    now = load()
+    waves = [peer.run(requests[i : i + batch]) for i in range(0, len(requests), batch)]
+    tokens = expected.setdefault((batch, number), [tokens for wave in waves for tokens in wave.tokens])
+    return [summary(peer.facts.name, batch, number, now, requests, waves, tokens)]
+
+
+def make_round(settings: Settings, batch: int, number: int, vocab_size: int) -> list[Request]:
+    """The requests of a round; round 0 is the warm-up.
+
+    nano-vLLM's workload is warmed up by a shifted one with short answers, and round 1 has its own token ids.
+    """
+    if settings.workload == NANO_VLLM:
+        requests = nano_vllm_requests(vocab_size, number - 1 if number else settings.repeats)
+        if number == 0:
+            return [Request(request.prompt_ids, min(request.output_len, WARM_UP_LEN)) for request in requests]
+        return requests
     return make_requests(
         settings.num_requests or batch, settings.input_len, settings.output_len, vocab_size=vocab_size,
         seed=settings.seed, round_number=1000 * batch + number,

@@ -14,7 +14,8 @@ from typing import Any
 
 import msgspec
 
-from learnsgl.bench import memory, offline, replay, scheduler, tracers, tracing
+from learnsgl.bench import memory, offline, replay, scheduler, steps, tracers, tracing
+from learnsgl.bench.ceilings import measure_in_process
 from learnsgl.bench.command import TRACERS
 from learnsgl.bench.gguf import find_gguf
 from learnsgl.bench.kernels_tables import KernelResults, kernels_tables
@@ -27,11 +28,15 @@ from learnsgl.bench.peers.llama_cpp_peer import is_installed
 from learnsgl.bench.replay_tables import replay_tables
 from learnsgl.bench.report import Report, load, now_iso, num_cores, read_machine, read_versions, write_report
 from learnsgl.bench.scheduler_tables import scheduler_tables
+from learnsgl.bench.sizes import sizes_of
+from learnsgl.bench.steps_tables import steps_tables
 from learnsgl.bench.tables import Table
 from learnsgl.bench.tracers_tables import tracers_tables
 from learnsgl.bench.tracing_tables import trace_tables
-from learnsgl.bench.workload import Lengths
+from learnsgl.bench.workload import NANO_VLLM_MAX_LEN, NANO_VLLM_REQUESTS, Lengths
 from learnsgl.hub import resolve_model
+from learnsgl.hub.model_files import ModelSource
+from learnsgl.models.config import load_model_config
 
 
 def run_bench(args: argparse.Namespace, *, command: str | None = None) -> Report:
@@ -79,6 +84,8 @@ def tables_of(report: Report) -> list[Table]:
         return tracers_tables(msgspec.convert(report.results, list[tracers.TracerRun]))
     if report.bench == "kernels":
         return kernels_tables(msgspec.convert(report.results, KernelResults))
+    if report.bench == "steps":
+        return steps_tables(msgspec.convert(report.results, steps.StepsResults))
     if report.bench == "online":
         return online_tables(msgspec.convert(report.results, OnlineResults))
     return memory_tables(msgspec.convert(report.results, list[memory.Start]))
@@ -89,29 +96,42 @@ def _tell(text: str) -> None:
 
 
 def _offline(args: argparse.Namespace) -> tuple[Any, Any]:
+    from_nano = args.workload == offline.NANO_VLLM
     settings = offline.Settings(
         model=args.model, dtype=args.dtype, quantizations=args.quantization, peers=args.peers,
         input_len=Lengths.parse(args.input_len, "--input-len"),
         output_len=Lengths.parse(args.output_len, "--output-len"),
-        batches=args.batch, num_requests=args.num_requests, repeats=args.repeats,
-        num_threads=args.threads or num_cores(), seed=args.seed,
+        batches=[NANO_VLLM_REQUESTS] if from_nano else args.batch, num_requests=args.num_requests,
+        repeats=args.repeats, num_threads=args.threads or num_cores(), seed=args.seed, workload=args.workload,
+        alone=args.alone, floor=args.floor, device=args.device, temperature=args.temperature,
+        max_prefill_length=args.max_prefill_length, limit_s=args.limit_s,
     )  # fmt: skip
-    return settings, offline.measure(settings, offline_specs(settings, args.gguf), _tell)
+    specs = offline_specs(settings, args.gguf)
+    limits: offline.Limits = None
+    if settings.floor:
+        _tell("a large copy and a large matrix product")
+        sizes = sizes_of(load_model_config(specs[0].model_folder), settings.dtype)
+        limits = sizes, measure_in_process(settings.device, settings.dtype)
+    return settings, offline.measure(settings, specs, _tell, limits=limits)
 
 
 def offline_specs(settings: offline.Settings, gguf: Path | None) -> list[PeerSpec]:
     """The engines that the settings ask for, learnsgl first."""
-    folder = resolve_model(settings.model).folder
+    model = resolve_model(settings.model)
     names = ["learnsgl" if kind == "none" else f"learnsgl {kind}" for kind in settings.quantizations]
     kinds = [(name, "learnsgl", kind) for name, kind in zip(names, settings.quantizations, strict=True)]
     kinds += [(peer, peer, "none") for peer in settings.peers]
     if gguf is None and "llama.cpp" in settings.peers and is_installed():
         gguf = find_gguf(settings.model)
+    longest = settings.input_len.high + settings.output_len.high
     return [
         PeerSpec(
-            name=name, kind=kind, model=settings.model, model_folder=folder, gguf=gguf, dtype=settings.dtype,
+            name=name, kind=kind, model=settings.model, model_folder=model.folder, gguf=gguf, dtype=settings.dtype,
             quantization=quantization, num_threads=settings.num_threads, max_batch=max(settings.batches),
-            max_len=settings.input_len.high + settings.output_len.high,
+            max_len=NANO_VLLM_MAX_LEN if settings.workload == offline.NANO_VLLM else longest,
+            has_weights=model.source is not ModelSource.DUMMY, device=settings.device, alone=settings.alone,
+            temperature=settings.temperature, max_prefill_length=settings.max_prefill_length,
+            limit_s=settings.limit_s,
         )
         for name, kind, quantization in kinds
     ]  # fmt: skip
@@ -127,7 +147,7 @@ def _trace(args: argparse.Namespace) -> tuple[Any, Any]:
         running=args.running, step_ms=args.step_ms, steps=args.steps, pairs=args.pairs, blocks=args.blocks,
         events=args.events, model="" if args.model == "none" else args.model, dtype=args.dtype,
         num_threads=args.threads or num_cores(), batch=args.batch, input_len=args.input_len,
-        output_len=args.output_len, seed=args.seed,
+        output_len=args.output_len, seed=args.seed, parts=tuple(args.parts), device=args.device,
     )  # fmt: skip
     return settings, tracing.measure(settings, _tell)
 
@@ -167,6 +187,16 @@ def _kernels(args: argparse.Namespace) -> tuple[Any, Any]:
     return settings, kernels.measure(settings, _tell)
 
 
+def _steps(args: argparse.Namespace) -> tuple[Any, Any]:
+    settings = steps.Settings(
+        models=args.models, dtype=args.dtype, device=args.device, batches=args.batch, context=args.context,
+        steps=args.steps, prefill_len=args.prefill_len, prefill_repeats=args.prefill_repeats, variants=args.variants,
+        num_threads=args.threads or num_cores(), seed=args.seed,
+    )  # fmt: skip
+    _tell("a large copy and a large matrix product")
+    return settings, steps.measure(settings, measure_in_process(settings.device, settings.dtype), _tell)
+
+
 def _online(args: argparse.Namespace) -> tuple[Any, Any]:
     from learnsgl.bench.online.command import measure_online
 
@@ -175,5 +205,5 @@ def _online(args: argparse.Namespace) -> tuple[Any, Any]:
 
 _MEASURES = {
     "offline": _offline, "scheduler": _scheduler, "trace": _trace, "memory": _memory, "tracers": _tracers,
-    "replay": _replay, "kernels": _kernels, "online": _online,
+    "replay": _replay, "kernels": _kernels, "steps": _steps, "online": _online,
 }  # fmt: skip

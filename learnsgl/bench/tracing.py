@@ -52,6 +52,8 @@ class Settings(msgspec.Struct, frozen=True):
         batch: requests at once on the model.
         input_len, output_len: tokens of a request to the model.
         seed: of its prompts.
+        parts: which of `command.TRACE_PARTS` are measured.
+        device: of the model: auto, cpu or cuda.
     """
 
     running: int
@@ -67,6 +69,8 @@ class Settings(msgspec.Struct, frozen=True):
     input_len: int
     output_len: int
     seed: int
+    parts: tuple[str, ...] = ("events", "steps", "held", "model")
+    device: str = "auto"
 
 
 class EventCost(msgspec.Struct, frozen=True):
@@ -124,19 +128,22 @@ class TraceResults(msgspec.Struct):
 
 
 def measure(settings: Settings, tell: Tell, *, start: Callable[[PeerSpec], Peer] = PeerProcess) -> TraceResults:
-    """Run all parts; `start` starts the engine of the last one, and a test names a fake."""
+    """Run the parts; `start` starts the engine of the last one, and a test names a fake."""
     with tempfile.TemporaryDirectory(prefix="learnsgl-bench-") as temp:
         folder = Path(temp)
-        tell("the cost of an event")
-        costs = event_costs(settings, folder)
-        tell(f"the tracing of a step at {settings.running} requests")
-        steps = step_costs(settings, folder)
-        held = []
-        for number in range(1, settings.pairs + 1):
+        results = TraceResults([], [], [], [])
+        if "events" in settings.parts:
+            tell("the cost of an event")
+            results.events = event_costs(settings, folder)
+        if "steps" in settings.parts:
+            tell(f"the tracing of a step at {settings.running} requests")
+            results.steps = step_costs(settings, folder)
+        for number in range(1, settings.pairs + 1) if "held" in settings.parts else ():
             tell(f"a device of {settings.step_ms:g} ms a step, pair {number} of {settings.pairs}")
-            held += [held_run(settings, level, number, folder) for level in _in_turn(number)]
-        model = model_runs(settings, folder, tell, start) if settings.model else []
-        return TraceResults(costs, steps, held, model)
+            results.held += [held_run(settings, level, number, folder) for level in _in_turn(number)]
+        if "model" in settings.parts and settings.model:
+            results.model = model_runs(settings, folder, tell, start)
+        return results
 
 
 def _in_turn(number: int) -> tuple[TraceLevel, ...]:
@@ -266,6 +273,7 @@ def _spec(settings: Settings, level: TraceLevel, folder: Path) -> PeerSpec:
         name=f"trace {level.value}", kind="learnsgl", model=settings.model, model_folder=Path(), gguf=None,
         dtype=settings.dtype, quantization="none", num_threads=settings.num_threads, max_batch=settings.batch,
         max_len=settings.input_len + settings.output_len, trace=None if level is TraceLevel.OFF else folder,
+        device=settings.device,
     )  # fmt: skip
 
 

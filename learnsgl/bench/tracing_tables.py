@@ -14,17 +14,28 @@ SHARE_AIM = 0.01
 def trace_tables(results: TraceResults) -> list[Table]:
     """What an event, a step and a run cost."""
     runs = [("device held", results.held), ("model", results.model)]
-    return [
-        Table("trace-event", ("event", "where it happens, µs", "aim", "", "written later, µs"), _event_rows(results)),
-        Table("trace-step", ("a step at this level", "µs", "aim", ""), _step_rows(results),
-              "Median of the blocks (least to greatest); the difference is the median of the pairs' own, with its 95% "
-              "confidence interval."),
-        Table("trace-runs", ("runs on", "measure", "off", "full", "full over off", "aim", ""),
-              [row for name, found in runs if found for row in _run_rows(name, found)],
-              "Medians of the runs, and the median of the pairs' ratios with its 95% confidence interval (unsure: the "
-        "aim lies within it). p99 is taken "
-              "over the gaps of each run; the pooled one over those of all runs of a level."),
-    ]  # fmt: skip
+    tables = []
+    if results.events:
+        heads = ("event", "where it happens, µs", "aim", "", "written later, µs")
+        tables.append(Table("trace-event", heads, _event_rows(results)))
+    if results.steps:
+        note = (
+            "Median of the blocks (least to greatest); the difference is the median of the pairs' own, with its 95% "
+            "confidence interval."
+        )
+        tables.append(Table("trace-step", ("a step at this level", "µs", "aim", ""), _step_rows(results), note))
+    if any(found for _, found in runs):
+        note = (
+            "Medians of the runs, and the median of the pairs' ratios with its 95% confidence interval (unsure: the "
+            "aim lies within it). p99 is taken over the gaps of each run; the pooled one over those of all runs of a "
+            "level."
+        )
+        rows = [row for name, found in runs if found for row in _run_rows(name, found)]
+        tables.append(Table("trace-runs", RUN_HEADS, rows, note))
+    return tables
+
+
+RUN_HEADS = ("runs on", "measure", "off", "full", "full over off", "aim", "")
 
 
 def _event_rows(results: TraceResults) -> list[list[str]]:

@@ -5,6 +5,8 @@ New in every round, so that no prefix cache knows them; from a seed, so that two
 
 from __future__ import annotations
 
+import random
+
 import msgspec
 import numpy as np
 
@@ -62,3 +64,35 @@ def make_requests(
         ids = rng.integers(vocab_size // 10, vocab_size, size=length)
         requests.append(Request(ids.tolist(), wanted))
     return requests
+
+
+NANO_VLLM_REQUESTS = 256
+NANO_VLLM_MAX_LEN = 2048
+_NANO_VLLM_LENGTHS = (100, 1024)
+_NANO_VLLM_LAST_ID = 10_000
+
+
+def nano_vllm_requests(vocab_size: int, round_number: int = 0) -> list[Request]:
+    """The workload of nano-vLLM's benchmark, which Mini-SGLang's measures too: 256 requests at once.
+
+    Prompts and answers have 100 to 1,024 tokens each: 142,827 tokens in and 133,966 out. Round 0 has the very token ids
+    of that benchmark; another round has the same lengths and shifted ids, so that no prefix cache knows them.
+
+    Args:
+        vocab_size: ids of a smaller vocabulary than 10,001 wrap around.
+        round_number: which round.
+
+    Source: bench.py of https://github.com/GeeeekExplorer/nano-vllm: Python's generator seeded with 0; for each prompt
+    first its length and then its ids are drawn, and after all prompts the lengths of the answers.
+    """
+    draw = random.Random(0).randint
+    prompts = []
+    for _ in range(NANO_VLLM_REQUESTS):
+        length = draw(*_NANO_VLLM_LENGTHS)
+        prompts.append([draw(0, _NANO_VLLM_LAST_ID) for _ in range(length)])
+    output_lens = [draw(*_NANO_VLLM_LENGTHS) for _ in range(NANO_VLLM_REQUESTS)]
+    num_ids, shift = min(vocab_size, _NANO_VLLM_LAST_ID + 1), 7919 * round_number
+    return [
+        Request([(token + shift) % num_ids for token in prompt], output_len)
+        for prompt, output_len in zip(prompts, output_lens, strict=True)
+    ]

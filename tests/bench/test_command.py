@@ -71,7 +71,9 @@ def check_memory(report: Report) -> None:
         ["offline", "--batch", "0"],
         ["scheduler", "--nodes", "many"],
         ["offline", "--input-len", "9:3"],
-        ["offline", "--peers", "vllm"],
+        ["offline", "--peers", "gpt-fast"],
+        ["trace", "--parts", "most"],
+        ["steps", "--batch", "0"],
         ["nothing"],
     ],
 )

@@ -32,7 +32,7 @@ def check_online(args: argparse.Namespace) -> None:
     if args.workload is None:
         _needs(args, "speed", "workload")
     else:
-        for name in ("num_requests", "input_len", "output_len", "prefix_len", "num_prefixes", "prompts"):
+        for name in ("num_requests", "input_len", "output_len", "prefix_len", "num_prefixes", "prompts", "plain_share"):
             _exclude(args, ("workload", name))
     if args.prompts is not None:
         for name in ("input_len", "prefix_len", "num_prefixes", "vocab_size"):
@@ -49,6 +49,9 @@ def check_online(args: argparse.Namespace) -> None:
         raise OptionError("--serve-options is for a server that is started here; leave it or --url out")
     if args.prompt_form == "ids" and args.endpoint == "chat":
         raise OptionError("--prompt-form ids: a chat takes no token ids; add --endpoint completions")
+    for path in args.probe:
+        if not path.startswith("/") or not path.isascii() or not path.isprintable() or " " in path:
+            raise OptionError(f"--probe is {path!r}; give the path of a route, such as /health")
     if args.vocab_size is not None and args.vocab_size < 10:
         raise OptionError(f"--vocab-size is {args.vocab_size}; give at least 10")
     if args.figure is not None:

@@ -17,6 +17,7 @@ from learnsgl.bench.online.client import Client
 from learnsgl.bench.online.drive import drive
 from learnsgl.bench.online.http1 import Http1Transport
 from learnsgl.bench.online.plan import WARM_UP, FromFile, MadeUp, Workload, read_prompts
+from learnsgl.bench.online.probe import probing
 from learnsgl.bench.online.progress import Progress
 from learnsgl.bench.online.prompts import Form, WordsForm
 from learnsgl.bench.online.replayed import Replayed, read_rows
@@ -98,7 +99,8 @@ async def _sweep(
             tell(f"{load.text()}: {len(plan)} requests")
             progress = Progress(load.text(), len(plan))
             try:
-                await drive(client, plan, run, progress, max_in_flight=settings.max_in_flight)
+                async with probing(target, settings.probes, run):
+                    await drive(client, plan, run, progress, max_in_flight=settings.max_in_flight)
             finally:
                 progress.close()
             _judge(run, tell)

@@ -16,6 +16,7 @@ from learnsgl.errors import OptionError
 
 DEFAULT_RATES = [1.0, 2.0, 4.0]
 DEFAULT_NUM_REQUESTS = 32
+DEFAULT_PROBES = ("/health", "/v1/models")
 _LOAD_TEXT = (
     "An open loop (--rate), a closed one (--concurrency), or a recorded workload (--workload); several values are "
     "measured one by one."
@@ -35,6 +36,11 @@ def add_online_options(parser: argparse.ArgumentParser) -> None:
         help="limit of the time to first token, for goodput: requests a second that meet all limits",
     )
     group.add_argument("--slo-tpot-ms", type=_positive_float, metavar="X", help="limit of the time of a further token")
+    group.add_argument(
+        "--probe", nargs="*", default=list(DEFAULT_PROBES), metavar="ROUTE",
+        help="routes that another process asks ten times a second meanwhile, to see whether the server still answers at "
+        f"once; without a route none is asked (default: {' '.join(DEFAULT_PROBES)})",
+    )  # fmt: skip
     group.add_argument("--figure", type=Path, metavar="FILE", help="draw latency against load (.png, .svg or .pdf)")
 
 
@@ -108,6 +114,12 @@ def _add_load(group: Any) -> None:
     group.add_argument(
         "--warm-up", type=_natural, default=4, metavar="N", help="requests ahead, which don't count (default: 4)"
     )
+    group.add_argument(
+        "--plain-share",
+        type=_share,
+        metavar="X",
+        help="of the requests, how many ask for no stream, 0 to 1 (default: 0)",
+    )
     group.add_argument("--seed", type=_natural, default=0, metavar="N", help="of prompts and arrivals (default: 0)")
 
 
@@ -167,6 +179,16 @@ def _positive_float(text: str) -> float:
         value = math.nan
     if not (0 < value < math.inf):
         raise OptionError(f"{text!r} was given where a number above 0 is expected; see --help")
+    return value
+
+
+def _share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value <= 1:
+        raise OptionError(f"{text!r} was given where a share from 0 to 1 is expected; see --help")
     return value
 
 

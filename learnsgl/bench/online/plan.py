@@ -106,6 +106,7 @@ class MadeUp:
         rng = np.random.default_rng([made.seed, number + 1])
         prefix_symbols = form.num_symbols(made.prefix_len) if made.prefix_len else 0
         prefixes = rng.integers(form.alphabet, size=(made.num_prefixes, prefix_symbols)).tolist()
+        streams = streams_of(self._num_requests, made, number)
         planned = []
         for index, time_s in enumerate(times_of(load, self._num_requests, made)):
             own_len, output_len = (
@@ -116,9 +117,18 @@ class MadeUp:
             own = rng.integers(form.alphabet, size=max(0, form.num_symbols(num_tokens) - prefix_symbols)).tolist()
             prompt = form.prompt([*prefix, *own], num_tokens)
             planned.append(
-                Planned(index=index, arrival_s=time_s, prompt=prompt, num_tokens=num_tokens, max_tokens=output_len)
-            )
+                Planned(
+                    index=index, arrival_s=time_s, prompt=prompt, num_tokens=num_tokens, max_tokens=output_len,
+                    stream=streams[index],
+                )
+            )  # fmt: skip
         return planned
+
+
+def streams_of(num_requests: int, settings: Settings, number: int) -> list[bool]:
+    """Which requests of a run ask for a stream, drawn by a generator of their own."""
+    rng = np.random.default_rng([settings.seed, 0x51E, number + 1])
+    return [bool(share >= settings.plain_share) for share in rng.random(num_requests)]
 
 
 class Prompt(msgspec.Struct, frozen=True):
@@ -166,6 +176,7 @@ class FromFile:
         lines = itertools.islice(itertools.cycle(self._prompts), first, first + self._num_requests)
         rng = np.random.default_rng([self._settings.seed, number + 1])
         lens = self._settings.output_len
+        streams = streams_of(self._num_requests, self._settings, number)
         planned = []
         times = times_of(load, self._num_requests, self._settings)
         for index, (time_s, line) in enumerate(zip(times, lines, strict=True)):
@@ -174,8 +185,11 @@ class FromFile:
             max_tokens = line.max_tokens or int(rng.integers(lens.low, lens.high + 1))
             num_tokens = len(prompt) if isinstance(line.prompt, list) else None
             planned.append(
-                Planned(index=index, arrival_s=time_s, prompt=prompt, num_tokens=num_tokens, max_tokens=max_tokens)
-            )
+                Planned(
+                    index=index, arrival_s=time_s, prompt=prompt, num_tokens=num_tokens, max_tokens=max_tokens,
+                    stream=streams[index],
+                )
+            )  # fmt: skip
         return planned
 
 

@@ -106,6 +106,28 @@ class Row(msgspec.Struct, kw_only=True):
         return self.sent_s - self.intended_s
 
 
+class Probe(msgspec.Struct, frozen=True):
+    """One question to a small route while the load ran.
+
+    Attributes:
+        path: the route.
+        intended_s: when it was to be asked, in seconds since the first of them. One that had to wait for the one before
+            it counts from here, too.
+        ms: milliseconds from then until its answer was there.
+        status: of the answer; `None` where none came.
+    """
+
+    path: str
+    intended_s: float
+    ms: float
+    status: int | None
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether it got what it asked for."""
+        return self.status is not None and self.status < 400
+
+
 class Load(msgspec.Struct, frozen=True, kw_only=True):
     """One load of a sweep; exactly one of the first three is set, or `is_burst_of_all`.
 
@@ -153,6 +175,7 @@ class Run(msgspec.Struct, kw_only=True):
         cpu_share: CPU time of this client's process over the duration: 1 is one core, and all that Python can use.
         max_lag_s: longest time by which the client's event loop came late to a timer; latencies are at most so wrong.
         rows: the requests that were sent, in the order of the workload.
+        probes: questions to small routes meanwhile.
     """
 
     load: Load
@@ -161,6 +184,7 @@ class Run(msgspec.Struct, kw_only=True):
     cpu_share: float
     max_lag_s: float
     rows: list[Row]
+    probes: list[Probe] = msgspec.field(default_factory=list)
 
     @property
     def is_client_busy(self) -> bool:

@@ -55,6 +55,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         ignore_eos: whether answers go on to their full length.
         temperature: of the sampling; `None` leaves it to the server.
         extra_body: more fields of every request.
+        plain_share: of made-up requests and of those of a file, how many ask for no stream.
+        probes: routes that are asked again and again meanwhile.
         timeout_s: after so long a request counts as failed.
         warm_up: requests ahead of the first run, which don't count.
         seed: of prompts and arrivals.
@@ -80,6 +82,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ignore_eos: bool
     temperature: float | None
     extra_body: dict[str, Any]
+    plain_share: float
+    probes: list[str]
     timeout_s: float
     warm_up: int
     seed: int

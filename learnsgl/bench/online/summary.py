@@ -104,6 +104,16 @@ def summarize(run: Run, limits: Limits) -> Summary:
     )  # fmt: skip
 
 
+def probe_stats(run: Run) -> dict[str, tuple[Stats | None, int]]:
+    """By route: the milliseconds of its answers, and how many questions weren't answered."""
+    found: dict[str, tuple[Stats | None, int]] = {}
+    for path in dict.fromkeys(probe.path for probe in run.probes):
+        mine = [probe for probe in run.probes if probe.path == path]
+        answered = [probe.ms for probe in mine if probe.is_answered]
+        found[path] = stats(answered), len(mine) - len(answered)
+    return found
+
+
 def is_good(row: Row, limits: Limits) -> bool:
     """Whether an answer came within the limits. Without a stream, its first token comes with its last."""
     ttft_s = row.e2e_s if row.ttft_s is None else row.ttft_s

@@ -24,9 +24,10 @@ class PeerSpec(msgspec.Struct, frozen=True):
 
     Attributes:
         name: what the tables call it, such as `learnsgl int8`.
-        kind: learnsgl, transformers or llama.cpp.
+        kind: learnsgl, or one of `command.PEERS`.
         model: a model as `--model` takes it.
         model_folder: that model's files in Hugging Face's layout.
+        has_weights: whether weights are among them; else each engine makes up its own, for speed alone.
         gguf: the GGUF file that llama.cpp reads; `None` where there is none.
         dtype: float32 or bfloat16; llama.cpp takes the file's own.
         quantization: none or int8; learnsgl only.
@@ -35,6 +36,12 @@ class PeerSpec(msgspec.Struct, frozen=True):
         max_len: most tokens of one request, prompt and output.
         trace: folder to record into at level full; `None` records nothing. learnsgl only.
         executor_factory: what makes learnsgl's executor; a test names a fake.
+        device: auto, cpu or cuda.
+        alone: whether no other engine is on the device, so that all of its memory may be taken.
+        temperature: 0 is greedy.
+        max_prefill_length: most tokens of one step; `None` leaves it to each engine.
+        options: further options of learnsgl, by their names in `config.py`.
+        limit_s: seconds that it may take to start, and to answer a wave; `None` for any.
     """
 
     name: str
@@ -49,6 +56,19 @@ class PeerSpec(msgspec.Struct, frozen=True):
     max_len: int
     trace: Path | None = None
     executor_factory: str = ENGINE_FACTORY
+    has_weights: bool = True
+    device: str = "auto"
+    alone: bool = False
+    temperature: float = 0.0
+    max_prefill_length: int | None = None
+    options: dict[str, bool | int | float | str] = {}
+    limit_s: float | None = None
+
+    def is_on_gpu(self) -> bool:
+        """Whether it runs on a GPU; to be asked in the engine's own process, since it loads torch."""
+        import torch
+
+        return self.device == "cuda" or (self.device == "auto" and torch.cuda.is_available())
 
 
 class PeerFacts(msgspec.Struct, frozen=True):
@@ -74,7 +94,7 @@ class Wave(msgspec.Struct, frozen=True):
 
     Attributes:
         moments: after each step that gave tokens: tokens generated so far by all requests, and seconds since the
-            requests were handed in.
+            requests were handed in. Of an engine that doesn't tell, only the end.
         tokens: the generated tokens of each request.
     """
 
@@ -83,7 +103,7 @@ class Wave(msgspec.Struct, frozen=True):
 
     @property
     def prefill_s(self) -> float:
-        """Seconds until every request had its first token. No engine here decodes before that."""
+        """Seconds until every request had its first token; all of them, where only the end is known."""
         return next(s for count, s in self.moments if count >= len(self.tokens))
 
     @property
@@ -117,7 +137,7 @@ class Peer(Protocol):
         ...
 
     def run(self, requests: list[Request]) -> Wave:
-        """Answer requests together, greedily, each with exactly as many tokens as it wants."""
+        """Answer requests together, each with exactly as many tokens as it wants."""
         ...
 
     def close(self) -> None:

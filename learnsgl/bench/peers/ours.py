@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import time
 from dataclasses import fields
 from importlib.metadata import version
@@ -9,7 +10,7 @@ from typing import Any
 
 from learnsgl.bench.peers.base import PeerFacts, PeerSpec, PeerUnavailableError, Wave
 from learnsgl.bench.workload import Request
-from learnsgl.config import EngineConfig
+from learnsgl.config import EngineConfig, SchedulerConfig
 from learnsgl.core import SamplingParams
 from learnsgl.llm import LLM
 from learnsgl.offline.completion import Progress
@@ -22,8 +23,23 @@ def has_quantization() -> bool:
     return any(f.name == "quantization" for f in fields(EngineConfig))
 
 
+def _room(spec: PeerSpec) -> dict[str, Any]:
+    """Options that let a whole wave run at once.
+
+    The KV cache of an engine that isn't alone, or on a CPU, holds two waves. Alone on a GPU it takes its share of the
+    memory, as the server's does.
+    """
+    room: dict[str, Any] = {"max_running_requests": max(SchedulerConfig.max_running_requests, spec.max_batch)}
+    importlib.import_module("learnsgl.engine")  # before torch, since it says how torch's idle threads wait
+    if not (spec.alone and spec.is_on_gpu()):
+        room["num_pages"] = max(MIN_PAGES, 2 * spec.max_batch * spec.max_len)
+    if spec.max_prefill_length is not None:
+        room["max_prefill_length"] = spec.max_prefill_length
+    return room
+
+
 class LearnsglPeer:
-    """An `LLM` with the options of the server as they are, but for the size of its KV cache."""
+    """An `LLM` with the options of the server as they are, but for what lets a whole wave run at once."""
 
     def __init__(self, spec: PeerSpec) -> None:
         """Load the model.
@@ -39,9 +55,10 @@ class LearnsglPeer:
             options["quantization"] = spec.quantization
         if spec.trace is not None:
             options["trace"] = spec.trace
+        self._temperature = spec.temperature
         self._llm = LLM(
-            spec.model, executor_factory=spec.executor_factory, dtype=spec.dtype, num_threads=spec.num_threads,
-            num_pages=max(MIN_PAGES, 2 * spec.max_batch * spec.max_len), **options,
+            spec.model, executor_factory=spec.executor_factory, device=spec.device, dtype=spec.dtype,
+            num_threads=spec.num_threads, **{**_room(spec), **options, **spec.options},
         )  # fmt: skip
         weights = spec.dtype if spec.quantization == "none" else f"{spec.quantization} weights, {spec.dtype} otherwise"
         vocab_size = self._llm.info.vocab_size
@@ -57,7 +74,8 @@ class LearnsglPeer:
                 moments.append((progress.num_tokens, time.perf_counter() - start_s))
 
         sampling = [
-            SamplingParams(temperature=0.0, max_tokens=request.output_len, ignore_eos=True) for request in requests
+            SamplingParams(temperature=self._temperature, max_tokens=request.output_len, ignore_eos=True)
+            for request in requests
         ]
         completions = self._llm.generate([request.prompt_ids for request in requests], sampling, progress=note)
         for completion in completions:

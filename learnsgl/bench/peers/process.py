@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import multiprocessing
 import signal
+import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from types import TracebackType
@@ -16,7 +18,7 @@ import msgspec
 
 from learnsgl.bench.peers.base import Peer, PeerFacts, PeerSpec, PeerUnavailableError, Wave
 from learnsgl.bench.workload import Request
-from learnsgl.errors import LearnsglError, ServingError, StartupError
+from learnsgl.errors import ServingError, StartupError
 
 END_WAIT_S = 20.0
 _REQUESTS = msgspec.msgpack.Decoder(list[Request])
@@ -35,23 +37,29 @@ _ANSWER = msgspec.msgpack.Decoder(_Answer)
 
 
 def make_peer(spec: PeerSpec) -> Peer:
-    """Start an engine in this process.
+    """Start an engine in this process. Of the engines, only the one that is asked for is imported.
 
     Raises:
         PeerUnavailableError: it can't be measured here.
         LearnsglError: it can't start.
     """
-    if spec.kind == "learnsgl":
-        from learnsgl.bench.peers.ours import LearnsglPeer
+    module, name = _MAKERS[spec.kind]
+    peer: Peer = getattr(importlib.import_module(f"learnsgl.bench.peers.{module}"), name)(spec)
+    return peer
 
-        return LearnsglPeer(spec)
-    if spec.kind == "transformers":
-        from learnsgl.bench.peers.transformers_peer import TransformersPeer
 
-        return TransformersPeer(spec)
-    from learnsgl.bench.peers.llama_cpp_peer import LlamaCppPeer
-
-    return LlamaCppPeer(spec)
+_MAKERS = {
+    "learnsgl": ("ours", "LearnsglPeer"),
+    "transformers": ("transformers_peer", "TransformersPeer"),
+    "llama.cpp": ("llama_cpp_peer", "LlamaCppPeer"),
+    "transformers-paged": ("transformers_paged_peer", "TransformersPagedPeer"),
+    "mini-sglang": ("mini_sglang_peer", "start_mini_sglang"),
+    "nano-vllm": ("nano_vllm_peer", "start_nano_vllm"),
+    "vllm": ("vllm_peer", "start_vllm"),
+    "sglang": ("sglang_peer", "start_sglang"),
+}
+_HAVE_CHILDREN = ("vllm", "sglang")
+"""They start processes of their own, which a daemon may not."""
 
 
 class PeerProcess:
@@ -62,15 +70,17 @@ class PeerProcess:
 
     Raises:
         PeerUnavailableError: it can't be measured here.
-        StartupError: it could not start.
+        StartupError: it could not start, or not within the spec's limit.
     """
 
     def __init__(self, spec: PeerSpec, *, make: Callable[[PeerSpec], Peer] = make_peer) -> None:
         """Start `make(spec)` in a child, and wait until it is ready."""
-        self._name = spec.name
+        self._name, self._limit_s = spec.name, spec.limit_s
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(spec, theirs, make), name=spec.name, daemon=True)
+        self._process = context.Process(
+            target=_serve, args=(spec, theirs, make), name=spec.name, daemon=spec.kind not in _HAVE_CHILDREN
+        )
         self._process.start()
         theirs.close()
         try:
@@ -88,7 +98,7 @@ class PeerProcess:
         """As `Peer`.
 
         Raises:
-            ServingError: the engine failed, or its process died.
+            ServingError: the engine failed, took too long, or its process died.
         """
         with contextlib.suppress(OSError):  # its process is dead; `_receive` says so
             self._connection.send_bytes(msgspec.msgpack.encode(requests))
@@ -109,12 +119,15 @@ class PeerProcess:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
 
     def _receive(self) -> _Answer:
         try:
+            if self._limit_s is not None and not self._connection.poll(self._limit_s):
+                self._process.kill()
+                raise ServingError(f"{self._name} gave no answer within {self._limit_s:g} s, and was ended")
             return _ANSWER.decode(self._connection.recv_bytes())
         except (EOFError, OSError):
             self._process.join(END_WAIT_S)
@@ -129,7 +142,8 @@ def _serve(spec: PeerSpec, connection: Connection, make: Callable[[PeerSpec], Pe
     except PeerUnavailableError as error:
         _send(connection, _Answer(unavailable=str(error)))
         return
-    except (LearnsglError, ImportError, OSError, ValueError) as error:
+    except Exception as error:  # an engine of other people's may raise anything, and costs no one else's figures
+        traceback.print_exc()
         _send(connection, _Answer(error=f"{type(error).__name__}: {error}"))
         return
     _send(connection, _Answer(facts=peer.facts))
@@ -141,7 +155,8 @@ def _serve(spec: PeerSpec, connection: Connection, make: Callable[[PeerSpec], Pe
                 return
             try:
                 answer = _Answer(wave=peer.run(requests))
-            except LearnsglError as error:
+            except Exception as error:
+                traceback.print_exc()
                 answer = _Answer(error=f"{type(error).__name__}: {error}")
             _send(connection, answer)
     finally:

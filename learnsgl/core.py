@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import msgspec
 import numpy as np
@@ -195,6 +195,21 @@ class Stage(IntEnum):
     """It has ended, but a step that is still in flight holds its row: its pages go back when that is collected."""
 
 
+class TokenMatcher(Protocol):
+    """Follows one answer through its grammar; `scheduler/grammar_matcher.py` has the real one."""
+
+    error: str | None
+    """Why it can't go on; `None` as long as it can."""
+
+    def take(self, token: int) -> None:
+        """Go on by a token that was sampled."""
+        ...
+
+    def mask(self, sampling: SamplingParams, num_output: int) -> npt.NDArray[np.uint8] | None:
+        """The tokens that may come next, one bit each; `None` where it can't go on."""
+        ...
+
+
 @dataclass(slots=True, eq=False)
 class Req:
     """One sequence to complete, as the scheduler knows it.
@@ -215,6 +230,7 @@ class Req:
         order: arrival number in this scheduler; first come, first served goes by it.
         row: the table row it holds while it runs.
         blocked_by: why it was not admitted when it was last looked at.
+        matcher: says which token may come next, where the request has a grammar.
     """
 
     key: ReqKey
@@ -224,6 +240,7 @@ class Req:
     order: int
     row: int | None = None
     blocked_by: str | None = None
+    matcher: TokenMatcher | None = None
 
     @property
     def prompt_len(self) -> int:

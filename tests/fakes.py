@@ -145,10 +145,13 @@ class FakeExecutor:
                 assert all(token >= 0 for token, _ in found), "a log-probability of a token that isn't there yet"
                 self._prompt_logprobs.append(PromptLogprobs(row, first, fake_logprobs(found)))
             if step.wants_token[i]:
-                token = next_token(last)
+                token = self._choose(step, row, last)
                 self.tokens[row, step.starts[i] + step.lens[i]] = token
                 sampled.append(token)
         return sampled
+
+    def _choose(self, step: Step, row: int, kv: int) -> int:
+        return next_token(kv)
 
     def _run_row(self, row: int, start: int, length: int) -> int:
         kv = 0

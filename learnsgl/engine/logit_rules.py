@@ -55,12 +55,14 @@ class LogitRules:
         self._frequency[row] = sampling.frequency_penalty
         self._presence[row] = sampling.presence_penalty
         self._repetition[row] = sampling.repetition_penalty
-        self._may_end_at[row] = len(admission.prompt_ids) + sampling.min_tokens
+        # with a grammar, the scheduler's mask sees to it, which knows where the answer can't do anything else
+        min_tokens = 0 if sampling.grammar is not None else sampling.min_tokens
+        self._may_end_at[row] = len(admission.prompt_ids) + min_tokens
         bias = sampling.logit_bias
         self._biased[row] = np.array(list(bias), dtype=np.int64), np.array(list(bias.values()), dtype=np.float32)
         ends = (*sampling.stop_token_ids, *(() if sampling.ignore_eos else self._eos_ids))
         self._ends[row] = np.array(ends, dtype=np.int64)
-        self._has_rules[row] = bool(sampling.has_penalties or bias or sampling.min_tokens)
+        self._has_rules[row] = bool(sampling.has_penalties or bias or min_tokens)
 
     def apply(self, logits: torch.Tensor, rows: Int32Array, positions: Int64Array) -> torch.Tensor:
         """Change the logits from which the tokens at `positions` of `rows` (both [n]) are chosen.

@@ -87,14 +87,16 @@ def sample(logits: torch.Tensor, batch: SamplingBatch) -> torch.Tensor:
 def apply_masks(logits: torch.Tensor, rows: Int32Array, masks: Masks, transfers: Transfers = HOST) -> torch.Tensor:
     """Rule out the tokens that constrained rows may not take.
 
+    The bits travel packed, and become a tensor of V numbers a row on the device.
+
     Args:
-        logits: [n, V].
+        logits: [n, V], device; changed in place.
         rows: int32 [n]; table row of each.
         masks: for some of these rows, one bit a token, the lowest bit of a byte first.
         transfers: the way to the logits' device.
 
     Returns:
-        New logits [n, V], minus infinity where a token isn't allowed.
+        The logits [n, V], minus infinity where a token isn't allowed.
 
     Raises:
         EngineError: a mask is for a row that isn't sampled, or its length isn't that of the vocabulary.
@@ -107,11 +109,13 @@ def apply_masks(logits: torch.Tensor, rows: Int32Array, masks: Masks, transfers:
     if (rows[where] != masks.rows).any():
         raise EngineError(f"masks came for rows {masks.rows.tolist()}, and the step samples rows {rows.tolist()}")
     packed = np.frombuffer(masks.allowed, dtype=np.uint8).reshape(-1, num_bytes)
-    forbidden = np.unpackbits(packed, axis=1, count=logits.shape[1], bitorder="little") == 0
-    masked = logits.clone()
-    index, ruled_out = transfers.upload(where, forbidden)
-    masked[index] = masked[index].masked_fill(ruled_out, -torch.inf)
-    return masked
+    words = np.zeros((len(packed), -(-num_bytes // 4) * 4), dtype=np.uint8)
+    words[:, :num_bytes] = packed
+    index, uploaded = transfers.upload(where, words.view("<i4"))
+    places = torch.arange(8, dtype=torch.uint8, device=logits.device)
+    bits = (uploaded.view(torch.uint8).unsqueeze(2) >> places) & 1
+    forbidden = bits.view(len(packed), -1)[:, : logits.shape[1]] == 0
+    return logits.index_copy_(0, index, logits.index_select(0, index).masked_fill_(forbidden, -torch.inf))
 
 
 def uniforms(seeds: npt.NDArray[np.uint64], positions: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:

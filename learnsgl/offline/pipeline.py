@@ -22,6 +22,7 @@ from learnsgl.offline.live import Call, LiveCompletion
 from learnsgl.offline.prompts import PromptContent
 from learnsgl.offline.recording import Recording
 from learnsgl.scheduler.executor import Executor, ExecutorInfo
+from learnsgl.scheduler.grammar import Grammars
 from learnsgl.scheduler.io import for_scheduler
 from learnsgl.scheduler.scheduler import Scheduler
 from learnsgl.server.http_trace import HttpTrace
@@ -62,9 +63,13 @@ class Pipeline:
         executor: runs the model; it is closed with the pipeline.
         tokenizer: the model's tokenizer.
         recording: the trace; it is closed with the pipeline.
+        grammars: compiles the grammars of requests.
     """
 
-    def __init__(self, config: SchedulerConfig, executor: Executor, tokenizer: Tokenizer, recording: Recording) -> None:
+    def __init__(
+        self, config: SchedulerConfig, executor: Executor, tokenizer: Tokenizer, recording: Recording,
+        grammars: Grammars,
+    ) -> None:  # fmt: skip
         recorder = recording.recorder
         self._executor = executor
         self._recording = recording
@@ -74,7 +79,7 @@ class Pipeline:
         self._detokenizer = DetokenizerWorker(
             tokenizer, recorder, to_api=self._replies, to_scheduler=self._to_scheduler
         )
-        self._scheduler = Scheduler(config, executor, recorder, run_key=recording.run_key)
+        self._scheduler = Scheduler(config, executor, recorder, run_key=recording.run_key, grammars=grammars)
         self._live: dict[ReqKey, LiveCompletion] = {}
         self._last_uid = 0
         self._lock = threading.Lock()

@@ -13,6 +13,7 @@ from learnsgl.hub import resolve_model
 from learnsgl.offline.pipeline import Pipeline
 from learnsgl.offline.recording import Recording
 from learnsgl.scheduler.executor import Executor
+from learnsgl.scheduler.grammar import grammars_of_model
 from learnsgl.scheduler.worker import ExecutorFactory, record_engine
 from learnsgl.server.worker import load_named, record_phase
 from learnsgl.tokenizer.tokenize import load_tokenizer
@@ -51,6 +52,7 @@ def start_pipeline(config: Config, executor_factory: str, *, progress: bool) -> 
         tokenizer = load_tokenizer(model.folder)
         record_phase(recorder, "load_tokenizer", start_ns)
         recording.tell(engine=asdict(executor.info))
-        pipeline = Pipeline(config.scheduler, executor, tokenizer, recording)
+        grammars = grammars_of_model(model.folder, executor.info)
+        pipeline = Pipeline(config.scheduler, executor, tokenizer, recording, grammars)
         cleanup.pop_all()
         return pipeline

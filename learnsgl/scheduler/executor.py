@@ -202,8 +202,10 @@ class Masks:
     """Tokens that constrained requests may take: for row `rows[i]` the token ids set in `allowed[i]`.
 
     Attributes:
-        rows: int32 [m].
-        allowed: packed bits, uint8 [m, ceil(vocab_size / 8)], as bytes row after row.
+        rows: int32 [m]; each is one of the step's rows that want a token.
+        allowed: packed bits, uint8 [m, ceil(vocab_size / 8)], as bytes row after row. Token t is bit t % 8 of byte
+            t // 8, where bit 0 is the lowest. At least one is set in each row; tokens that the model's vocabulary has
+            beyond the tokenizer's are never.
     """
 
     rows: Int32Array

@@ -10,8 +10,10 @@ from collections.abc import Sequence
 from learnsgl.message.channel import SendChannel
 from learnsgl.message.mailbox import Mailbox
 from learnsgl.message.types import AbortMsg, DetokenizeMsg, FlushCacheMsg, Message, UserMsg
+from learnsgl.scheduler.grammar_desk import GrammarDesk, SchedulerMessage
 
-SchedulerMessage = UserMsg | AbortMsg | FlushCacheMsg
+LOOK_AGAIN_S = 0.002
+"""While a grammar is compiled and nothing runs, messages are looked for so often."""
 
 
 class SchedulerIO:
@@ -20,11 +22,13 @@ class SchedulerIO:
     Args:
         mailbox: the scheduler's channel and the control pipe.
         detokenizer: where tokens go.
+        desk: where requests wait whose grammars aren't compiled yet.
     """
 
-    def __init__(self, mailbox: Mailbox, detokenizer: SendChannel) -> None:
+    def __init__(self, mailbox: Mailbox, detokenizer: SendChannel, desk: GrammarDesk) -> None:
         self._mailbox = mailbox
         self._detokenizer = detokenizer
+        self._desk = desk
 
     @property
     def stopping(self) -> bool:
@@ -33,11 +37,20 @@ class SchedulerIO:
 
     def receive(self, *, block: bool) -> list[SchedulerMessage]:
         """What has arrived; with `block`, waits until something has or the parent says stop."""
-        return for_scheduler(self._mailbox.receive(block=block))
+        while True:
+            arrived = self._mailbox.receive(block=block and not self._desk.is_busy)
+            messages = self._desk.pass_through(for_scheduler(arrived))
+            if messages or not block or self.stopping:
+                return messages
+            self._desk.wait(LOOK_AGAIN_S)
 
     def receive_last(self) -> list[SchedulerMessage]:
         """After the word to stop: what still arrives, nothing once it is quiet."""
-        return for_scheduler(self._mailbox.receive_last())
+        messages = self._desk.pass_through(for_scheduler(self._mailbox.receive_last()))
+        if not messages and self._desk.is_busy:
+            self._desk.wait(None)
+            messages = self._desk.pass_through([])
+        return messages
 
     def progressed(self) -> None:
         """Tell the watchdog that the loop has got something done."""

@@ -4,6 +4,8 @@ One iteration of the loop, with overlap:
 
     receive messages → schedule step N+1 → submit it → collect step N → commit its tokens → reply
 
+A step with constrained requests is sampled after the commit: only then is known which of its tokens are allowed.
+
 `scheduler/worker.py` drives it in its own process; tests, benchmarks and the simulator drive it directly. It is pure
 Python and numpy over numbers, on a clock that is passed in: the same messages at the same iterations give the same
 decisions.
@@ -14,8 +16,9 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -39,8 +42,10 @@ from learnsgl.message.types import (
 )
 from learnsgl.scheduler import replies
 from learnsgl.scheduler.decode import decodable_rows
-from learnsgl.scheduler.executor import Executor, Step, StepResult, Ticket
-from learnsgl.scheduler.intake import check_request
+from learnsgl.scheduler.executor import Executor, Step, StepResult
+from learnsgl.scheduler.grammar_matcher import advance
+from learnsgl.scheduler.in_flight import InFlight, masks_of
+from learnsgl.scheduler.intake import check_request, start_matchers
 from learnsgl.scheduler.live_state import LiveState
 from learnsgl.scheduler.policy import make_policy
 from learnsgl.scheduler.prefill import Admitted, PrefillManager, Run
@@ -50,18 +55,8 @@ from learnsgl.trace.journal import Journal, as_bytes
 from learnsgl.trace.keyframe import KeyframeWriter
 from learnsgl.trace.recorder import Recorder
 
-
-@dataclass(frozen=True, slots=True)
-class InFlight:
-    """A submitted step, and what is needed to take its result over."""
-
-    ticket: Ticket
-    rows: Int64Array
-    uids: Int64Array
-    choices: Int64Array
-    lens: Int64Array
-    wants_token: BoolArray
-    num_prefill: int
+if TYPE_CHECKING:
+    from learnsgl.scheduler.grammar import Grammars
 
 
 class Scheduler:
@@ -73,13 +68,17 @@ class Scheduler:
 
     def __init__(
         self, config: SchedulerConfig, executor: Executor, recorder: Recorder, *,
-        clock: Callable[[], int] = time.monotonic_ns, run_key: bytes = b"",
+        clock: Callable[[], int] = time.monotonic_ns, run_key: bytes = b"", grammars: Grammars | None = None,
     ) -> None:  # fmt: skip
-        """Schedule onto `executor`; `run_key` keys digests of content in the trace and is never written."""
+        """Schedule onto `executor`; `run_key` keys digests of content in the trace and is never written.
+
+        `grammars` compiles the grammars of requests; without it those are refused.
+        """
         info = executor.info
         self._config = config
         self._executor = executor
         self._clock = clock
+        self._grammars = grammars
         self.journal = Journal(recorder, clock, run_key)
         self._policy = make_policy(config.policy)
         self._is_eos: BoolArray = np.isin(np.arange(info.vocab_size), info.eos_ids)
@@ -90,6 +89,7 @@ class Scheduler:
         self.step_number = 0
         self._num_arrived = 0
         self._in_flight: deque[InFlight] = deque()
+        self._unsampled: InFlight | None = None
         self._outbox = DetokenizeMsg()
         self._num_generated = 0
         self._told = SchedulerStats()
@@ -134,6 +134,7 @@ class Scheduler:
                     f"request id {message.uid} is in use; ids are never used twice", code="invalid_request_id"
                 )
             check_request(prompt, sampling, info)
+            matchers = start_matchers(message, self._grammars, self.journal)
         except RequestError as error:
             self._refuse(keys, len(prompt), error)
             return
@@ -141,13 +142,15 @@ class Scheduler:
         if sampling.max_tokens is not None:
             limit_len = min(len(prompt) + sampling.max_tokens, limit_len)
         digest = self.journal.content_digest(prompt) if self.journal.full else None
-        for key in keys:
-            req = Req(key, prompt, sampling, limit_len, order=self._num_arrived)
+        for key, matcher in zip(keys, matchers, strict=True):
+            req = Req(key, prompt, sampling, limit_len, order=self._num_arrived, matcher=matcher)
             self._num_arrived += 1
             self.prefill.queue[key] = req
             self.journal.queued(key, req.order, req.prompt_len, limit_len, digest)
         is_wanted = message.wants_prompt or sampling.prompt_logprobs is not None
         prompt_ids = message.input_ids if is_wanted else b""
+        if sampling.grammar is not None:  # it may be long, and nobody behind the scheduler reads it
+            sampling = msgspec.structs.replace(sampling, grammar=None)
         self._outbox.accepted.append(Accepted(message.uid, len(prompt), sampling, prompt_ids))
 
     def _refuse(self, keys: Sequence[ReqKey], prompt_len: int, error: RequestError) -> None:
@@ -223,6 +226,8 @@ class Scheduler:
         submitted = self._schedule_and_submit()
         if self._in_flight and (not self._config.overlap or not submitted or len(self._in_flight) > 1):
             self._collect_and_commit()
+        if self._unsampled is not None:
+            self._sample(self._unsampled)
         self._keyframes.after_iteration()
         if not self._is_idle and not self.running.rows and not self.prefill.queue:
             self._is_idle = True
@@ -293,9 +298,20 @@ class Scheduler:
         )  # fmt: skip
         self.running.released_rows = []
         ticket = self._executor.submit(step)
-        self._executor.sample(ticket, None)
+        in_flight = InFlight(ticket, rows, uids, choices, lens, prompt_done, len(prompts))
+        self._in_flight.append(in_flight)
+        if (table.num_in_flight[table.with_grammar(in_flight.sampled_rows)] > 1).any():
+            self._unsampled = in_flight  # until the tokens are known on which its masks depend
+        else:
+            self._sample(in_flight)
         self.journal.submitted(self.step_number, submit_ns)
-        self._in_flight.append(InFlight(ticket, rows, uids, choices, lens, prompt_done, len(prompts)))
+
+    def _sample(self, step: InFlight) -> None:
+        """Queue the sampling of a step, under the masks of its constrained requests."""
+        self._unsampled = None
+        masks, endings = masks_of(step, self.running, self.journal, self._clock)
+        self._outbox.endings += endings
+        self._executor.sample(step.ticket, masks)
 
     # ------------------------------------------------------------ results
 
@@ -347,6 +363,9 @@ class Scheduler:
         for ending, token in zip(endings, tokens[ended].tolist(), strict=True):
             ending.matched = token if ending.reason is FinishReason.STOP else None
         self._outbox.endings += endings
+        if table.num_with_grammar:
+            goes_on = ~ended & table.has_grammar[got]
+            advance([table.req(row) for row in got[goes_on].tolist()], tokens[goes_on].tolist())
         self.running.release(result.number, rows)
 
 

@@ -30,6 +30,8 @@ class ReqTable:
         page_table: int32 [num_rows, pages of the longest request]; only the first `NUM_PAGES` entries of a row count.
         token_ids: int32 [num_rows, max_model_len]; prompt and committed output of each row.
         ignore_eos, has_stop_ids: bool [num_rows]; what the row's request wants of its end.
+        has_grammar: bool [num_rows]; whether only some tokens are allowed.
+        num_with_grammar: requests with a grammar.
         wants_prompt_logprobs: bool [num_rows]; whether it wants its prompt's log-probabilities.
         num_with_stop_ids: requests with stop tokens of their own.
         reqs: the request in each row.
@@ -51,6 +53,8 @@ class ReqTable:
         self.ignore_eos: BoolArray = np.zeros(num_rows, dtype=np.bool_)
         self.has_stop_ids: BoolArray = np.zeros(num_rows, dtype=np.bool_)
         self.num_with_stop_ids = 0
+        self.has_grammar: BoolArray = np.zeros(num_rows, dtype=np.bool_)
+        self.num_with_grammar = 0
         self.wants_prompt_logprobs: BoolArray = np.zeros(num_rows, dtype=np.bool_)
         self.reqs: list[Req | None] = [None] * num_rows
         self._free_rows = list(range(num_rows))  # a heap: the lowest free row is given first
@@ -92,7 +96,10 @@ class ReqTable:
             self.columns[field, row] = value
         self.page_table[row, : len(cached_pages)] = cached_pages
         self.token_ids[row, : req.prompt_len] = req.prompt_ids
-        self.ignore_eos[row] = req.sampling.ignore_eos
+        # A grammar lets an answer end only where it may, and there `ignore_eos` has had its say already.
+        self.ignore_eos[row] = req.sampling.ignore_eos and req.matcher is None
+        self.has_grammar[row] = req.matcher is not None
+        self.num_with_grammar += req.matcher is not None
         self.has_stop_ids[row] = bool(req.sampling.stop_token_ids)
         self.num_with_stop_ids += bool(req.sampling.stop_token_ids)
         self.wants_prompt_logprobs[row] = req.wants_prompt_logprobs
@@ -103,6 +110,7 @@ class ReqTable:
     def release(self, row: int) -> None:
         """Make a row free again."""
         self.num_with_stop_ids -= bool(self.req(row).sampling.stop_token_ids)
+        self.num_with_grammar -= self.req(row).matcher is not None
         self.req(row).row = None
         self.reqs[row] = None
         self.columns[:, row] = 0
@@ -152,6 +160,13 @@ class ReqTable:
             for place in np.flatnonzero(self.has_stop_ids[rows]).tolist():
                 ends[place] |= int(tokens[place]) in self.req(int(rows[place])).sampling.stop_token_ids
         return ends
+
+    def with_grammar(self, rows: Int64Array) -> Int64Array:
+        """Those of `rows` [n] whose requests have a grammar and have not ended: int64 [m], in their order."""
+        if not self.num_with_grammar:
+            return rows[:0]
+        found: Int64Array = rows[self.has_grammar[rows] & ~self.has_ended(rows)]
+        return found
 
     def num_prompt_logits(self, rows: Int64Array, starts: Int64Array, stops: Int64Array) -> Int32Array | None:
         """Of how many first positions of runs the next prompt token's log-probability is wanted; all int64 [n].

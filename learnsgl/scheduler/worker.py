@@ -14,7 +14,9 @@ from learnsgl.errors import EngineError
 from learnsgl.message.codec import DETOKENIZER_CHANNEL, SCHEDULER_CHANNEL
 from learnsgl.message.types import ErrorInfo
 from learnsgl.scheduler.executor import Executor, ExecutorInfo
-from learnsgl.scheduler.io import SchedulerIO, SchedulerMessage
+from learnsgl.scheduler.grammar import grammars_of_model
+from learnsgl.scheduler.grammar_desk import GrammarDesk, SchedulerMessage
+from learnsgl.scheduler.io import SchedulerIO
 from learnsgl.scheduler.scheduler import Scheduler
 from learnsgl.server.worker import Worker, load_named, record_phase
 from learnsgl.trace import events
@@ -30,19 +32,22 @@ def run_scheduler(worker: Worker) -> None:
     factory: ExecutorFactory = load_named(setup.executor_factory)
     record_phase(recorder, "import_engine", start_ns)
     executor = factory(setup.model_folder, setup.model_name, setup.config.engine, setup.config.scheduler)
+    grammars = grammars_of_model(setup.model_folder, executor.info)
+    desk = GrammarDesk(grammars)
     try:
         record_engine(recorder, executor.info, setup.config.scheduler)
-        scheduler = Scheduler(setup.config.scheduler, executor, recorder, run_key=setup.run_key)
+        scheduler = Scheduler(setup.config.scheduler, executor, recorder, run_key=setup.run_key, grammars=grammars)
 
         def after_trace_change() -> None:
             record_engine(recorder, executor.info, setup.config.scheduler)
             scheduler.after_trace_change()
 
         worker.after_trace_change = after_trace_change
-        io = SchedulerIO(worker.mailbox(SCHEDULER_CHANNEL), worker.sender(DETOKENIZER_CHANNEL))
+        io = SchedulerIO(worker.mailbox(SCHEDULER_CHANNEL), worker.sender(DETOKENIZER_CHANNEL), desk)
         worker.ready(executor.info)
         run_loop(scheduler, io)
     finally:
+        desk.close()
         executor.close()
 
 

@@ -286,6 +286,16 @@ class ReqRefused(Event, tag="req.refused"):
     prompt_len: Annotated[int, about("length of the prompt", "tokens")]
 
 
+class ReqConstrained(Event, tag="req.constrained"):
+    """The scheduler took a request whose answer must follow a grammar, which was compiled before."""
+
+    uid: Uid
+    kind: Annotated[str, about("json_object, json_schema, regex or lark")]
+    num_bytes: Annotated[int, about("length of the grammar's text", "bytes")]
+    start_ns: Annotated[int, about("compiling it began; long ago where an earlier request had the same", "ns")]
+    end_ns: Annotated[int, about("compiling it ended", "ns")]
+
+
 class ReqAborting(Event, tag="req.aborting"):
     """An abort reached the scheduler: an input of this iteration."""
 
@@ -405,6 +415,14 @@ class BatchSubmitted(Event, tag="batch.submitted"):
 
     step: StepNumber
     start_ns: StartNs
+
+
+class BatchMasked(Event, tag="batch.masked"):
+    """The masks of a step's constrained requests were computed. Its sampling is queued now, not before."""
+
+    step: StepNumber
+    start_ns: StartNs
+    num_rows: Annotated[int, about("requests whose next token must follow a grammar", "requests")]
 
 
 class BatchCollected(Event, tag="batch.collected"):

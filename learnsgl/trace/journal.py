@@ -80,6 +80,11 @@ class Journal:
         if self.steps:
             self._recorder.emit(events.ReqRefused(self._clock(), uid, choice, code, prompt_len))
 
+    def constrained(self, uid: int, kind: str, num_bytes: int, start_ns: int, end_ns: int) -> None:
+        """A request has a grammar, which was compiled from `start_ns` to `end_ns`."""
+        if self.full:
+            self._recorder.emit(events.ReqConstrained(self._clock(), uid, kind, num_bytes, start_ns, end_ns))
+
     def aborting(self, uid: int, choice: int | None, reason: str, num_kept_tokens: int | None, found: bool) -> None:
         """An abort arrived."""
         if self.steps:
@@ -190,6 +195,11 @@ class Journal:
         """The executor has taken a step."""
         if self.full:
             self._recorder.emit(events.BatchSubmitted(self._clock(), step, start_ns))
+
+    def masked(self, step: int, start_ns: int, num_rows: int) -> None:
+        """The masks of a step's constrained requests were computed; then its sampling was queued."""
+        if self.full:
+            self._recorder.emit(events.BatchMasked(self._clock(), step, start_ns, num_rows))
 
     def collected(
         self, step: int, start_ns: int, forward: tuple[int, int], sample: tuple[int, int], *,

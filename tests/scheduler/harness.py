@@ -11,6 +11,7 @@ import numpy as np
 from learnsgl.config import SchedulerConfig
 from learnsgl.core import FinishReason, ReqKey, SamplingParams, Stage
 from learnsgl.message.types import AbortMsg, CallReply, DetokenizeMsg, Ending, UserMsg
+from learnsgl.scheduler.grammar import Grammars
 from learnsgl.scheduler.live_state import LiveState
 from learnsgl.scheduler.scheduler import Scheduler
 from learnsgl.trace import events
@@ -32,9 +33,10 @@ class Harness:
     """
 
     def __init__(
-        self, *, num_pages: int = 64, page_size: int = 1, max_model_len: int = 64, num_rows: int = 8, **options: object
-    ) -> None:
-        self.executor = FakeExecutor(num_pages, page_size, max_model_len, num_rows)
+        self, *, num_pages: int = 64, page_size: int = 1, max_model_len: int = 64, num_rows: int = 8,
+        make_executor: type[FakeExecutor] = FakeExecutor, grammars: Grammars | None = None, **options: object,
+    ) -> None:  # fmt: skip
+        self.executor = make_executor(num_pages, page_size, max_model_len, num_rows)
         self.recorder = MemoryRecorder()
         self._ticks = itertools.count(1)
         config = SchedulerConfig(max_running_requests=num_rows, **options)  # type: ignore[arg-type]
@@ -43,7 +45,7 @@ class Harness:
             events.EngineReady(0, "fake", "fake", "none", num_pages, page_size, max_model_len, num_rows, {})
         )
         self.scheduler = Scheduler(
-            config, self.executor, self.recorder, clock=lambda: next(self._ticks), run_key=b"key"
+            config, self.executor, self.recorder, clock=lambda: next(self._ticks), run_key=b"key", grammars=grammars
         )
         self.fold = Fold()
         self._num_folded = 0

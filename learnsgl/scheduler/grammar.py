@@ -1,0 +1,200 @@
+"""Grammars: what constrained answers are compiled from, and the matchers that say which token may come next.
+
+`Scheduler` asks `Grammars` for a matcher when it takes a request with a grammar, and `grammar_desk.py` has compiled it
+by then, beside the scheduler's loop. llguidance does the work: it is Rust, lets the GIL go, and needs no torch.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+from llguidance import LLMatcher, LLParserLimits, LLTokenizer
+
+from learnsgl.core import Grammar, GrammarKind
+from learnsgl.errors import RequestError
+from learnsgl.scheduler.executor import ExecutorInfo
+from learnsgl.scheduler.grammar_errors import refused
+from learnsgl.scheduler.grammar_matcher import GrammarMatcher, MaskShape
+
+MAX_GRAMMAR_BYTES = 128 << 10
+"""Longest text of a grammar; a schema of that size takes about half a second to compile."""
+MAX_KEPT = 128
+"""Compiled grammars that are kept, the latest used ones, for requests with the same grammar."""
+WHITESPACE = r"[ \n\r\t]{0,20}"
+"""What JSON answers may have between two words. Without an end, a small model may write blanks until `max_tokens`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """A grammar that is ready.
+
+    Attributes:
+        grammar: the text.
+        template: a matcher before its first token, of which every request gets a copy.
+        start_ns, end_ns: when it was compiled, on the clock of `Grammars`.
+    """
+
+    grammar: Grammar
+    template: LLMatcher
+    start_ns: int
+    end_ns: int
+
+    @property
+    def num_bytes(self) -> int:
+        """Length of its text."""
+        return len(self.grammar.text.encode())
+
+
+class Grammars:
+    """Compiles grammars for one model, and keeps those that were used last.
+
+    Safe to call from several threads: one compiles at a time, and what is known is found without waiting for it.
+
+    Args:
+        make_tokenizer: builds the tokenizer's tree of tokens; called once, when it is first needed.
+        vocab_size: of the model, which may be more than the tokenizer knows.
+        eos_ids: tokens that end a sequence.
+        clock: nanoseconds.
+    """
+
+    def __init__(
+        self, make_tokenizer: Callable[[], LLTokenizer], vocab_size: int, eos_ids: tuple[int, ...],
+        clock: Callable[[], int] = time.monotonic_ns,
+    ) -> None:  # fmt: skip
+        self._make_tokenizer = make_tokenizer
+        self._tokenizer: LLTokenizer | None = None
+        self._vocab_size = vocab_size
+        self._eos_ids = eos_ids
+        self._clock = clock
+        self._known: OrderedDict[Grammar, Compiled | RequestError] = OrderedDict()
+        self._compiling = threading.Lock()
+        self._keeping = threading.Lock()
+
+    def load(self) -> None:
+        """Build the tokenizer's tree now, and not with the first grammar.
+
+        Raises:
+            RequestError: answers of this model can't be constrained.
+        """
+        with self._compiling:
+            self._loaded()
+
+    def is_known(self, grammar: Grammar) -> bool:
+        """Whether `compile` has nothing left to do for it."""
+        with self._keeping:
+            return grammar in self._known
+
+    def compile(self, grammar: Grammar) -> Compiled:
+        """The compiled grammar, from memory if it is known.
+
+        Raises:
+            RequestError: it isn't a grammar, or too large, or it asks for what isn't supported.
+        """
+        found = self._find(grammar)
+        if found is None:
+            with self._compiling:
+                found = self._find(grammar)  # another thread may have had the same
+                if found is None:
+                    found = self._keep(grammar, self._compile(grammar))
+        if isinstance(found, RequestError):
+            raise found
+        return found
+
+    def start(self, compiled: Compiled) -> GrammarMatcher:
+        """A matcher for one answer, before its first token."""
+        shape = MaskShape.of(self._vocab_size, self._loaded().vocab_size)
+        return GrammarMatcher(compiled.template.deep_copy(), shape, self._eos_ids)
+
+    def _find(self, grammar: Grammar) -> Compiled | RequestError | None:
+        with self._keeping:
+            if grammar in self._known:
+                self._known.move_to_end(grammar)
+            return self._known.get(grammar)
+
+    def _keep(self, grammar: Grammar, found: Compiled | RequestError) -> Compiled | RequestError:
+        with self._keeping:
+            self._known[grammar] = found
+            while len(self._known) > MAX_KEPT:
+                self._known.popitem(last=False)
+        return found
+
+    def _loaded(self) -> LLTokenizer:
+        if self._tokenizer is None:
+            self._tokenizer = self._make_tokenizer()
+        return self._tokenizer
+
+    def _compile(self, grammar: Grammar) -> Compiled | RequestError:
+        start_ns = self._clock()
+        num_bytes = len(grammar.text.encode(errors="surrogatepass"))
+        if num_bytes > MAX_GRAMMAR_BYTES:
+            return refused(grammar, f"it is {num_bytes} bytes long, and at most {MAX_GRAMMAR_BYTES} are allowed")
+        try:
+            source = _source(grammar)
+            limits = LLParserLimits(verbose_errors=False)
+            template = LLMatcher(self._loaded(), source, log_level=0, limits=limits)
+        except (ValueError, TypeError, RecursionError) as error:  # no JSON, half of a surrogate pair
+            return refused(grammar, str(error))
+        except RequestError as error:
+            return error
+        if not template.is_error():
+            # The first mask is the slowest, since it builds what later ones share; better here than in the loop.
+            template.compute_bitmask()
+        if template.is_error():
+            return refused(grammar, template.get_error())
+        return Compiled(grammar, template, start_ns, self._clock())
+
+
+def _source(grammar: Grammar) -> str:
+    """The grammar in llguidance's own form."""
+    if grammar.kind is GrammarKind.REGEX:
+        return LLMatcher.grammar_from_regex(grammar.text)
+    if grammar.kind is GrammarKind.LARK:
+        return LLMatcher.grammar_from_lark(grammar.text)
+    schema = '{"type": "object"}' if grammar.kind is GrammarKind.JSON_OBJECT else grammar.text
+    if not isinstance(msgspec.json.decode(schema), dict):
+        raise ValueError("a schema is a JSON object, such as {}, which allows any value")
+    return LLMatcher.grammar_from_json_schema(schema, overrides={"whitespace_pattern": WHITESPACE})
+
+
+def grammars_of_model(folder: Path, info: ExecutorInfo, clock: Callable[[], int] = time.monotonic_ns) -> Grammars:
+    """The grammars of a model in Hugging Face's layout. Its `tokenizer.json` is read when it is first needed.
+
+    Args:
+        folder: the model's files.
+        info: vocabulary and end tokens.
+        clock: nanoseconds.
+    """
+
+    def make() -> LLTokenizer:
+        if not info.eos_ids:
+            raise _unsupported("it has no end-of-sequence token, so no answer could end where its grammar does")
+        try:
+            text = (folder / "tokenizer.json").read_text(encoding="utf-8")
+        except OSError:
+            raise _unsupported("its folder holds no tokenizer.json") from None
+        return _make_tokenizer(text, info.vocab_size, list(info.eos_ids))
+
+    return Grammars(make, info.vocab_size, info.eos_ids, clock)
+
+
+def _make_tokenizer(text: str, vocab_size: int, eos_ids: list[int]) -> LLTokenizer:
+    try:
+        return LLTokenizer(text, n_vocab=vocab_size, eos_token=eos_ids)
+    except ValueError:
+        try:
+            return LLTokenizer(text, eos_token=eos_ids)  # the tokenizer has more tokens than the model
+        except ValueError as error:
+            raise _unsupported(f"its tokenizer.json can't be used: {error}") from None
+
+
+def _unsupported(reason: str) -> RequestError:
+    return RequestError(
+        f"this model's answers can't be held to a grammar: {reason}; leave the grammar out",
+        code="unsupported", param="grammar",
+    )  # fmt: skip

@@ -155,8 +155,8 @@ class EngineConfig:
     )
     attention_backend: str | None = option(
         None,
-        "what attention is computed with: torch or triton, or two of them for prompts and for answers, as in "
-        "triton,torch. By default triton on a GPU and torch on a CPU",
+        "what attention is computed with: torch, triton or flashinfer (where that is installed), or two of them for "
+        "prompts and for answers, as in triton,flashinfer. By default triton on a GPU and torch on a CPU",
         metavar="PREFILL[,DECODE]",
     )
     num_threads: int | None = option(

@@ -70,7 +70,9 @@ class FlashInferAttention:
             num_heads, num_kv_heads, head_dim, num_rows=len(page_table), num_sms=read_traits(self._device).num_sms
         )
         self._workspace = torch.zeros(num_bytes, dtype=torch.uint8, device=self._device)
-        self._prefill = flashinfer.BatchPrefillWithPagedKVCacheWrapper(self._workspace, "HND")
+        # The kernels that decoding takes as well. Those for Hopper alone don't split a context, and list its slots anew
+        # in each layer; Mini-SGLang chooses likewise.
+        self._prefill = flashinfer.BatchPrefillWithPagedKVCacheWrapper(self._workspace, "HND", backend="fa2")
         self._decode_wrapper = flashinfer.BatchDecodeWithPagedKVCacheWrapper
         self._eager_decode = self._decode_wrapper(self._workspace, "HND", use_tensor_cores=self._has_tensor_cores)
         self._decode = self._eager_decode

@@ -26,7 +26,7 @@ MANIFEST_NAME = "manifest.json"
 FORMAT = "learnsgl-trace"
 _PACKAGES = (
     "learnsgl", "torch", "triton", "transformers", "tokenizers", "safetensors", "numpy", "pyzmq", "msgspec",
-    "zstandard", "fastapi", "uvicorn",
+    "zstandard", "fastapi", "uvicorn", "flashinfer-python",
 )  # fmt: skip
 
 logger = logging.getLogger(__name__)
@@ -138,7 +138,7 @@ def _manifest(
 def _versions() -> dict[str, str]:
     versions = {"python": platform.python_version()}
     for package in _PACKAGES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # triton exists on Linux only
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # some are not everywhere
             versions[package] = importlib.metadata.version(package)
     return versions
 

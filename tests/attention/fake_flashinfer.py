@@ -102,8 +102,9 @@ class BatchPrefillWithPagedKVCacheWrapper(Wrapper):
         paged_kv_indptr_buf=None, paged_kv_indices_buf=None, paged_kv_last_page_len_buf=None, custom_mask_buf=None,
         mask_indptr_buf=None, backend="auto", jit_args=None, jit_kwargs=None,
     ) -> None:  # type: ignore[no-untyped-def]  # fmt: skip
-        self._remember("__init__", float_workspace_buffer, kv_layout)
+        self._remember("__init__", float_workspace_buffer, kv_layout, backend=backend)
         assert not use_cuda_graph
+        assert backend == "fa2"
         self._set_up(float_workspace_buffer, kv_layout, None)
 
     def plan(

@@ -46,6 +46,7 @@ def test_the_pool_is_seen_as_pages(page_size: int) -> None:
         page, place = divmod(slot, page_size)
         assert torch.equal(keys[page, :, place], layer[0, :, slot])
         assert torch.equal(values[page, :, place], layer[1, :, slot])
+    assert keys.stride() == values.stride() == (4 * page_size, 16 * 4, 4, 1)
     keys[1, 2, 0] = -1
     assert layer[0, 2, page_size].tolist() == [-1] * 4
 

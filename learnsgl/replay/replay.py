@@ -102,8 +102,8 @@ class Replay:
 
     @property
     def has_whole_end(self) -> bool:
-        """Whether every process has recorded its end."""
-        return not any(self.trace.is_cut(name) for name in self.trace.processes)
+        """Whether nothing more will come: every process has recorded its end, or the recording was stopped."""
+        return self.trace.is_stopped or not any(self.trace.is_cut(name) for name in self.trace.processes)
 
     @property
     def has_ended(self) -> bool:

@@ -42,10 +42,10 @@ from learnsgl.server.request_ids import RequestIds
 from learnsgl.server.requests import RequestHub
 from learnsgl.server.run_file import RunFile
 from learnsgl.server.serving import Serving
-from learnsgl.server.tracing import TraceControl
+from learnsgl.server.tracing import TraceControl, is_stopped
 from learnsgl.server.watchdog import Watchdog
 from learnsgl.server.worker import WorkerSetup, configure_logging, record_phase
-from learnsgl.trace.manifest import create_run, run_id_of, update_manifest
+from learnsgl.trace.manifest import RunState, create_run, run_id_of, update_manifest
 from learnsgl.trace.recorder import Recorder, open_recorder
 
 API_NAME = "api"
@@ -175,11 +175,12 @@ async def _serve(
     card = ModelCard(info.model, setup.config.engine.model, info.executor.max_model_len, int(time.time()))
     page = MetricsPage(hub.trace.metrics, info.model, info.executor.num_pages, info.executor.page_size)
     facts = {"engine": asdict(info.executor), "url": info.url}
-    control = TraceControl(
-        setup.config, _command(), facts, recorder, lambda: processes.children, setup.trace_folder, hub.trace.flush
-    )
     pulses = {child.name: child.pulse for child in processes.children}
     watchdog = Watchdog(pulses, server.worker_timeout_s, server.step_timeout_s)
+    control = TraceControl(
+        setup.config, _command(), facts, recorder, lambda: processes.children, setup.trace_folder, hub.trace.flush,
+        watchdog.beats,
+    )  # fmt: skip
     limits = Limits.of(server)
     app = make_app(
         hub, card, run_id, limits, api_key=api_key(server), origins=read_origins(server.cors_origin),
@@ -229,18 +230,18 @@ def _command() -> list[str]:
 @contextlib.contextmanager
 def _end_recorded(trace_folder: Path | None, recorder: Recorder) -> Iterator[None]:
     """Close the trace at the end of the run, and write into its manifest how the run ended."""
-    facts: dict[str, Any] = {"state": "ended", "exit_code": 0}
+    facts: dict[str, Any] = {"state": RunState.ENDED, "exit_code": 0}
     try:
         yield
     except LearnsglError as error:
-        facts = {"state": "failed", "exit_code": error.exit_code, "error": str(error)}
+        facts = {"state": RunState.FAILED, "exit_code": error.exit_code, "error": str(error)}
         raise
     except BaseException as error:
-        facts = {"state": "failed", "error": type(error).__name__}
+        facts = {"state": RunState.FAILED, "error": type(error).__name__}
         raise
     finally:
         recorder.close()
-        if trace_folder is not None:
+        if trace_folder is not None and not is_stopped(trace_folder):
             update_manifest(trace_folder, **facts)
 
 

@@ -59,11 +59,11 @@ class OperatorRoutes:
                 "says so, with --trace-level tokens",
                 param="level",
             )
-        return json_response(self._checked(request).start(TraceLevel(level)))
+        return json_response(await self._checked(request).start(TraceLevel(level)))
 
     async def trace_stop(self, request: Request) -> Response:
         """`POST /trace/stop`: end the recording."""
-        return json_response(self._checked(request).stop())
+        return json_response(await self._checked(request).stop())
 
     async def trace_status(self, request: Request) -> Response:
         """`GET /trace/status`."""

@@ -15,6 +15,7 @@ import platform
 import secrets
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,16 @@ _PACKAGES = (
 )  # fmt: skip
 
 logger = logging.getLogger(__name__)
+
+
+class RunState(StrEnum):
+    """What the manifest's `state` says. A server that was killed says nothing more: its state stays `running`."""
+
+    RUNNING = "running"
+    STOPPED = "stopped"
+    """The recording has ended, and the server went on."""
+    ENDED = "ended"
+    FAILED = "failed"
 
 
 def create_run(
@@ -124,7 +135,7 @@ def _manifest(
         "format": FORMAT,
         "version": FORMAT_VERSION,
         "run_id": run_id,
-        "state": "running",
+        "state": RunState.RUNNING,
         "started": started.isoformat(timespec="milliseconds"),
         "clock": anchor.to_json(),
         "command": list(command),

@@ -18,6 +18,7 @@ from learnsgl.errors import TraceFormatError
 from learnsgl.trace.events import KINDS, Event, ProcessEnded
 from learnsgl.trace.frames import HEADER, decode_payload
 from learnsgl.trace.index import Frame, ProcessIndex, index_processes
+from learnsgl.trace.manifest import RunState
 from learnsgl.trace.source import Source, load_manifest, open_source
 
 _ANY_EVENTS: msgspec.msgpack.Decoder[list[Event]] = msgspec.msgpack.Decoder(
@@ -119,6 +120,11 @@ class Trace:
         """Whether the recording stops without `process.ended`: the process was killed, or still runs."""
         last = self.last_event(process)
         return last is None or not isinstance(last.event, ProcessEnded)
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether the recording was ended while the server went on; no process of it has `process.ended` then."""
+        return self.manifest.get("state") == RunState.STOPPED
 
     def last_event(self, process: str) -> Entry | None:
         """The newest event of a process; `None` where there is none, or where it is of an unknown kind."""

@@ -78,7 +78,8 @@ def process_rows(trace: Trace) -> list[Row]:
     for name in trace.processes:
         index = trace.process(name)
         missing = [f"from event {index.first}"] if index.first > 1 else []
-        missing += ["cut off"] if trace.is_cut(name) else []
+        end = "stopped" if trace.is_stopped else "cut off"
+        missing += [end] if trace.is_cut(name) else []
         facts = (str(index.fact("role") or "-"), str(index.fact("pid") or "-"))
         numbers = (f"{index.num_events:,}", f"{index.num_bytes:,}", str(len(index.segments)))
         rows.append((name, *facts, *numbers, ", ".join(missing) or "whole"))
@@ -99,6 +100,8 @@ def request_rows(lives: Sequence[RequestLife]) -> list[Row]:
 
 def state(trace: Trace) -> str:
     """Whether every process's recording has its end."""
+    if trace.is_stopped:
+        return "stopped while the server went on"
     open_ended = [name for name in trace.processes if trace.is_cut(name)]
     return "no end yet: running, or cut off" if open_ended or not trace.processes else "ended"
 
@@ -126,7 +129,7 @@ def follow(trace: Trace, process: str | None) -> Iterator[Entry]:
         for entry in heapq.merge(*streams, key=lambda entry: (entry.event.ns, entry.process, entry.number)):
             seen[entry.process] = entry.number
             yield entry
-        if not any(trace.is_cut(name) for name in names) or not trace.path.is_dir():
+        if not any(trace.is_cut(name) for name in names) or trace.is_stopped or not trace.path.is_dir():
             return  # all have ended, or nothing can be added to a packed file
         time.sleep(FOLLOW_PAUSE_S)
         trace = Trace.open(trace.path)

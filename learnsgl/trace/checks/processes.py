@@ -196,6 +196,8 @@ class ProcessCheck(Check):
             why = "it died (process.lost)"
         elif name in self._over:
             why = f"it ended with exit code {self._over[name][1]}"
+        elif self._scope.trace.is_stopped:
+            why = "it was stopped while the server went on"
         elif name in parents or not parents:
             why = "it was killed, or is still running"
         else:

@@ -1,6 +1,7 @@
 """Thousands of requests in a row, slow readers, and a soak: memory stays flat, and nothing is leaked.
 
-`make soak` runs those with the mark `soak`: 10,000 requests, and ten minutes of random load.
+`make soak` runs those with the mark `soak`: 10,000 requests, and ten minutes of random load. With `ARGS="--soak-results
+FOLDER"` what they have measured is written there; docs/soak.md shows the last that was.
 """
 
 from __future__ import annotations
@@ -9,14 +10,18 @@ import asyncio
 import random
 import signal
 import time
+from pathlib import Path
 
 import httpx
 import pytest
 
+from learnsgl.trace.reader import Trace
+from learnsgl.trace.verify import Report, verify
 from tests.load.clients import Client
+from tests.load.results import Soak
 from tests.load.test_cancel import check_all_is_back, leave_at_random
 from tests.load.usage import Usage, check_flat, usage_of
-from tests.server.conftest import Starter, check_trace
+from tests.server.conftest import Starter
 from tests.server.echo_executor import echo
 from tests.server.running import RunningServer
 
@@ -59,46 +64,58 @@ def settle(server: RunningServer) -> None:
     assert httpx.post(f"{server.url}/flush_cache").is_success
 
 
-def end(server: RunningServer) -> None:
+def end(server: RunningServer) -> Report:
     server.signal(signal.SIGTERM)
     assert server.wait() == 0, server.log
     assert server.left_behind() == []
-    check_trace(server)
+    return verify(Trace.open(server.trace_folder))
 
 
-def check_tiny(server: RunningServer, num_requests: int) -> None:
+def check_soak(soak: Soak, server: RunningServer, more_mb: float) -> None:
+    assert soak.pages_after is not None
+    assert (soak.pages_after.num_running, soak.pages_after.num_cached) == (0, 0)
+    check_flat(soak.before, soak.after, more_mb)
+
+
+def run_tiny(server: RunningServer, soak: Soak, num_requests: int) -> None:
     asyncio.run(tiny_requests(server, 300))  # what is kept for later is made now
     settle(server)
-    before = usage_of(server)
+    soak.look(server)
     asyncio.run(tiny_requests(server, num_requests))
     settle(server)
-    check_flat(before, usage_of(server), 10)
-    end(server)
+    soak.look(server, num_requests)
 
 
 def test_a_thousand_tiny_requests_leave_nothing(start: Starter) -> None:
-    check_tiny(start(*OPTIONS, "--num-tokenizer", "0"), 1000)
+    options = (*OPTIONS, "--num-tokenizer", "0")
+    server, soak = start(*options), Soak("a_thousand", options)
+    run_tiny(server, soak, 1000)
+    soak.write(None, end(server))
+    check_soak(soak, server, 10)
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(1200)
-def test_ten_thousand_tiny_requests_leave_nothing(start: Starter) -> None:
-    check_tiny(start(*OPTIONS), 10_000)
+def test_ten_thousand_tiny_requests_leave_nothing(start: Starter, soak_folder: Path | None) -> None:
+    server, soak = start(*OPTIONS), Soak("ten_thousand", OPTIONS)
+    run_tiny(server, soak, 10_000)
+    soak.write(soak_folder, end(server))
+    check_soak(soak, server, 10)
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(SOAK_S + 600)
-def test_a_soak_under_random_load(start: Starter) -> None:
-    server = start(*OPTIONS[:-2], "--seed", "1", "--num-tokenizer", "2", "--trace-max-bytes", "0")
+@pytest.mark.timeout(SOAK_S + 900)
+def test_a_soak_under_random_load(start: Starter, soak_folder: Path | None) -> None:
+    options = (*OPTIONS[:-2], "--seed", "1", "--num-tokenizer", "2", "--trace-max-bytes", "0")
+    server, soak = start(*options), Soak("random_load", options)
     asyncio.run(random_load(server, SOAK_S / 10))
     settle(server)
-    before = usage_of(server)
+    soak.look(server)
     num_sent = asyncio.run(random_load(server, SOAK_S))
     settle(server)
-    after = usage_of(server)
-    print(f"{num_sent} requests; before {before}; after {after}")
-    check_flat(before, after, 20)
-    end(server)
+    soak.look(server, num_sent)
+    soak.write(soak_folder, end(server))
+    check_soak(soak, server, 20)
     check_all_is_back(server)
 
 

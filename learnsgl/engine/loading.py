@@ -82,7 +82,7 @@ def _load(
     if why_unavailable("triton", device, head_dim=config.head_dim) is None:  # whatever attention is
         from learnsgl.models.triton_ops import TritonOps  # triton takes a second to import
 
-        model.use_ops(TritonOps())
+        model.use_ops(TritonOps(device))
     if conversion is not None:
         with phases.timed(conversion.phase), out_of_memory("the weights"), torch.inference_mode():
             model.convert_linears(conversion.convert)

@@ -154,3 +154,33 @@ def choose_num_splits(num_runs: int, num_kv_heads: int, max_context_len: int, nu
     for_the_chip = -(-PROGRAMS_PER_SM * num_sms // max(1, num_runs * num_kv_heads))
     for_the_length = -(-max_context_len // MIN_SPLIT_TOKENS)
     return max(1, min(for_the_chip, for_the_length, MAX_SPLITS))
+
+
+@dataclass(frozen=True, slots=True)
+class ProductTiles:
+    """How a product of few tokens is cut: output features and input features of a tile, and the rest as in `Tiles`."""
+
+    block_n: int
+    block_k: int
+    num_warps: int
+    num_stages: int
+
+
+def product_tiles(num_features: int, num_sms: int, *, is_gated: bool) -> ProductTiles:
+    """Tiles of `few_tokens_product`.
+
+    A walk over weights of a few MiB is over before a second round of programs has begun, so there should be a program
+    for each multiprocessor, as long as the matrix units allow it: they take 8 features at least. In each program two or
+    three tiles of 8 KiB of weights are on their way while one is used; where a tile has few features, it has so many
+    inputs that those of x take most of the shared memory.
+
+    Args:
+        num_features: of the result.
+        num_sms: of the device.
+        is_gated: whether each feature has two rows of weights.
+    """
+    block_n = next((size for size in (32, 16) if num_features >= 2 * size * num_sms), None)
+    if block_n is None:
+        block_n = 16 if num_features >= 16 * num_sms else 8
+    elements = 4096 // (2 if is_gated else 1)
+    return ProductTiles(block_n, min(512, elements // block_n), num_warps=4, num_stages=4 if block_n == 8 else 5)

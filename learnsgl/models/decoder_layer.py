@@ -105,23 +105,24 @@ class DecoderLayer:
 
     def forward(
         self, x: torch.Tensor | None, hidden: torch.Tensor, rotation: Rotation, attention: AttentionBackend, ops: Ops
-    ) -> torch.Tensor:
-        """Run the layer, except for its last sum, which comes with the norm that follows it.
+    ) -> torch.Tensor | None:
+        """Run the layer, except perhaps for its last sum, which may come with the norm that follows it.
 
         Args:
-            x: [T, hidden]; what the layer before has yet to add; `None` before the first.
+            x: [T, hidden]; what the layer before has yet to add, if anything.
             hidden: [T, hidden]; x and what attention contributes are added in place.
             rotation: the angles of the step's tokens.
             attention: has planned the step.
             ops: what the layer is computed with.
 
         Returns:
-            What the MLP contributes, [T, hidden], to be added to `hidden`.
+            What the MLP contributes, [T, hidden], if it is still to be added to `hidden`.
         """
-        normed = ops.add_and_norm(x, hidden, self.input_norm)
-        qkv = self.qkv_proj(normed).view(len(hidden), -1, self.head_dim)  # [T, H + 2 KV, D]
+        qkv = ops.project(x, hidden, self.input_norm, self.qkv_proj)
+        qkv = qkv.view(len(hidden), -1, self.head_dim)  # [T, H + 2 KV, D]
         attended = ops.attend(
             self.number, qkv, rotation, attention, num_heads=self.num_heads, norms=self.qk_norms
         )  # fmt: skip
-        normed = ops.add_and_norm(self.o_proj(attended), hidden, self.post_attention_norm)
-        return self.down_proj(ops.silu_and_mul(self.gate_up_proj(normed)))
+        x = ops.add_projection(attended, hidden, self.o_proj)
+        activated = ops.project_gated(x, hidden, self.post_attention_norm, self.gate_up_proj)
+        return ops.add_projection(activated, hidden, self.down_proj)

@@ -10,16 +10,52 @@ import torch
 from learnsgl.attention.backend import AttentionBackend
 from learnsgl.attention.flashinfer_backend import FlashInferAttention
 from learnsgl.attention.triton_backend import TritonAttention
+from learnsgl.kernels.configs import read_traits
+from learnsgl.kernels.few_tokens import Around, few_tokens_product, fits
 from learnsgl.kernels.rms_norm import qk_norm_, rms_norm
 from learnsgl.kernels.rotary_store import QKNorm
 from learnsgl.kernels.silu_mul import silu_and_mul
-from learnsgl.models.layers import RMSNorm
+from learnsgl.models.layers import Linear, LinearLayer, RMSNorm
 from learnsgl.models.ops import QKNorms
 from learnsgl.models.rope import Rotation, rotate_
 
 
 class TritonOps:
-    """One launch for each of the three (`Ops`); two more around the torch backend of attention."""
+    """Norm with sum, rotation with store, activation: a launch each (`Ops`). Attention of torch needs two more.
+
+    For a few tokens of a small bfloat16 model norm, activation and sum are in the launches of the products.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._num_sms = read_traits(device).num_sms
+
+    def project(
+        self, x: torch.Tensor | None, residual: torch.Tensor, norm: RMSNorm, linear: LinearLayer
+    ) -> torch.Tensor:
+        """See `Ops.project`."""
+        if x is None and isinstance(linear, Linear) and fits(len(residual), linear.weight):
+            return self._product(residual, linear, Around(norm.weight, norm.eps))
+        return linear(self.add_and_norm(x, residual, norm))
+
+    def project_gated(
+        self, x: torch.Tensor | None, residual: torch.Tensor, norm: RMSNorm, linear: LinearLayer
+    ) -> torch.Tensor:
+        """See `Ops.project_gated`."""
+        if x is None and isinstance(linear, Linear) and fits(len(residual), linear.weight):
+            return self._product(residual, linear, Around(norm.weight, norm.eps, is_gated=True))
+        return silu_and_mul(linear(self.add_and_norm(x, residual, norm)))
+
+    def add_projection(self, x: torch.Tensor, residual: torch.Tensor, linear: LinearLayer) -> torch.Tensor | None:
+        """See `Ops.add_projection`."""
+        if isinstance(linear, Linear) and fits(len(x), linear.weight):
+            self._product(x, linear, Around(is_added=True), out=residual)
+            return None
+        return linear(x)
+
+    def _product(
+        self, x: torch.Tensor, linear: Linear, around: Around, out: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        return few_tokens_product(x, linear.weight, linear.bias, around, num_sms=self._num_sms, out=out)
 
     def add_and_norm(self, x: torch.Tensor | None, residual: torch.Tensor, norm: RMSNorm) -> torch.Tensor:
         """See `Ops.add_and_norm`."""
@@ -48,7 +84,3 @@ class TritonOps:
             )
         rotate_(qkv[:, : num_heads + num_kv_heads], *rotation.looked_up)
         return attention.forward(layer, qkv[:, :num_heads], qkv[:, num_heads:])
-
-    def silu_and_mul(self, gate_up: torch.Tensor) -> torch.Tensor:
-        """See `Ops.silu_and_mul`."""
-        return silu_and_mul(gate_up)

@@ -47,14 +47,14 @@ def find_pages(rows: Int32Array, context_lens: Int32Array, page_table: torch.Ten
         page_size: tokens a page.
     """
     device = page_table.device
-    counts = (-(-context_lens // page_size)).astype(np.int64)
-    ends = np.cumsum(counts)
+    counts = (-(-context_lens // page_size)).astype(np.int32)
+    ends = np.cumsum(counts, dtype=np.int32)
     total = int(ends[-1])
     # a run's j-th page has place `first + j` in the list and `row * max_pages + j` in the flat page table
-    shifts = rows.astype(np.int64) * page_table.shape[1] - (ends - counts)
+    shifts = rows.astype(np.int32) * page_table.shape[1] - (ends - counts)
     sent = pinned(np.stack((shifts, counts)), device).to(device, non_blocking=True)
     places = torch.repeat_interleave(sent[0], sent[1], output_size=total)  # without the size it asks the device
-    places += torch.arange(total, device=device)
+    places += torch.arange(total, dtype=torch.int32, device=device)
     return PageLists(
         indptr=pinned(np.concatenate(([0], ends)).astype(np.int32), device),
         indices=page_table.view(-1).index_select(0, places),

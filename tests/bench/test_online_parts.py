@@ -335,6 +335,11 @@ def test_the_figure_shows_each_load_in_order() -> None:
         ("--temperature nan", "a number above 0"),
         ('--extra-body {"n":2}', "sets n, which"),
         ("--slo-ttft-ms -1", "above 0"),
+        ("--plain-share 2", "a share from 0 to 1"),
+        ("--plain-share some", "a share from 0 to 1"),
+        ("--workload w --plain-share 0.5", "--workload and --plain-share contradict"),
+        ("--probe health", "the path of a route"),
+        ("--probe /a /b\nc", "the path of a route"),
         ("--url nonsense", "--url is 'nonsense'"),
     ],
 )

@@ -113,5 +113,6 @@ def settings_of(args: argparse.Namespace) -> Settings:
         num_prefixes=args.num_prefixes or 1, prompts=None if args.prompts is None else args.prompts.name,
         workload=None if args.workload is None else args.workload.name, ignore_eos=args.ignore_eos,
         temperature=args.temperature, extra_body=extra_body_of(args), plain_share=args.plain_share or 0.0,
-        probes=args.probe, timeout_s=args.timeout, warm_up=args.warm_up, seed=args.seed, limits=Limits(args.slo_ttft_ms, args.slo_tpot_ms),
+        probes=args.probe, timeout_s=args.timeout, warm_up=args.warm_up, seed=args.seed,
+        limits=Limits(args.slo_ttft_ms, args.slo_tpot_ms),
     )  # fmt: skip

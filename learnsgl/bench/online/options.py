@@ -38,8 +38,8 @@ def add_online_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--slo-tpot-ms", type=_positive_float, metavar="X", help="limit of the time of a further token")
     group.add_argument(
         "--probe", nargs="*", default=list(DEFAULT_PROBES), metavar="ROUTE",
-        help="routes that another process asks ten times a second meanwhile, to see whether the server still answers at "
-        f"once; without a route none is asked (default: {' '.join(DEFAULT_PROBES)})",
+        help="routes that another process asks ten times a second meanwhile, to see whether the server still answers "
+        f"at once; without a route none is asked (default: {' '.join(DEFAULT_PROBES)})",
     )  # fmt: skip
     group.add_argument("--figure", type=Path, metavar="FILE", help="draw latency against load (.png, .svg or .pdf)")
 

@@ -38,8 +38,8 @@ def online_tables(results: OnlineResults) -> list[Table]:
             Table(
                 "online-probes", ("load", "route", "asked", "p50, ms", "p90", "p99", "max", "not answered", "aim", ""),
                 probes,
-                "Asked ten times a second by a process of its own while the load ran. The times are of the answers, from "
-                "the moment at which each was to be asked; the aim is for all of them.",
+                "Asked ten times a second by a process of its own while the load ran. The times are of the answers, "
+                "from the moment at which each was to be asked; the aim is for all of them.",
             )
         )  # fmt: skip
     if errors := _error_rows(results):

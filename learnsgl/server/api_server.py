@@ -61,7 +61,7 @@ def make_app(
     app.add_api_route("/v1/models", routes.models, methods=["GET", "HEAD"])
     app.add_api_route("/v1/models/{model_id:path}", routes.model, methods=["GET"])
     app.add_api_route(HEALTH, routes.health, methods=["GET", "HEAD"])
-    add_tool_routes(app, ToolRoutes(hub, model, run_id, limits))
+    add_tool_routes(app, ToolRoutes(hub, model, run_id, limits), hub.trace)
     if operator is not None:
         add_operator_routes(app, operator)
     app.add_api_route(PATH, routes.openapi, methods=["GET"])

@@ -57,6 +57,12 @@ class HttpTrace:
         if self._recorder.steps:
             self._recorder.emit(events.HttpRefused(self._recorder.now(), route, status, code))
 
+    def called(self, route: str, received_ns: int, answer_bytes: int) -> None:
+        """A call beside requests was answered."""
+        _log.debug("call answered: %s, %d bytes", route, answer_bytes)
+        if self._recorder.steps:
+            self._recorder.emit(events.HttpCalled(self._recorder.now(), route, received_ns, answer_bytes))
+
     def streamed(self, key: ReqKey, chunk_bytes: int) -> None:
         """A chunk was handed to the socket; `flush` records it with others."""
         if self._recorder.full:

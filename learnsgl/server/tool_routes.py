@@ -6,6 +6,9 @@
 
 from __future__ import annotations
 
+import functools
+import time
+from collections.abc import Awaitable, Callable
 from typing import Annotated
 
 import msgspec
@@ -17,6 +20,7 @@ from learnsgl.errors import RequestError
 from learnsgl.message.types import FlushCacheMsg, TextCallMsg
 from learnsgl.server.body import OtherFields, convert, read_object
 from learnsgl.server.http import ModelCard, json_response
+from learnsgl.server.http_trace import HttpTrace
 from learnsgl.server.limits import Limits
 from learnsgl.server.openai import ChatMessage, TokenId
 from learnsgl.server.parse import check_model, plain_message
@@ -144,11 +148,22 @@ class ToolRoutes:
             check_model(model, self._model.name)
 
 
-def add_tool_routes(app: FastAPI, routes: ToolRoutes) -> None:
-    """Add them to the HTTP API."""
-    app.add_api_route("/tokenize", routes.tokenize, methods=["POST"])
-    app.add_api_route("/detokenize", routes.detokenize, methods=["POST"])
-    app.add_api_route("/version", routes.version, methods=["GET"])
-    app.add_api_route("/get_model_info", routes.model_info, methods=["GET"])
-    app.add_api_route("/flush_cache", routes.flush_cache, methods=["GET", "POST"])  # SGLang's clients send either
-    app.add_api_route("/abort_request", routes.abort_request, methods=["POST"])
+def add_tool_routes(app: FastAPI, routes: ToolRoutes, trace: HttpTrace) -> None:
+    """Add them to the HTTP API, with a trace of every call."""
+
+    def add(path: str, answer: Callable[[Request], Awaitable[Response]], *methods: str) -> None:
+        @functools.wraps(answer)
+        async def traced(request: Request) -> Response:
+            received_ns = time.monotonic_ns()
+            response = await answer(request)
+            trace.called(path, received_ns, len(response.body))
+            return response
+
+        app.add_api_route(path, traced, methods=list(methods))
+
+    add("/tokenize", routes.tokenize, "POST")
+    add("/detokenize", routes.detokenize, "POST")
+    add("/version", routes.version, "GET")
+    add("/get_model_info", routes.model_info, "GET")
+    add("/flush_cache", routes.flush_cache, "GET", "POST")  # SGLang's clients send either
+    add("/abort_request", routes.abort_request, "POST")

@@ -146,6 +146,15 @@ class HttpRefused(Event, tag="http.refused"):
     code: str
 
 
+class HttpCalled(Event, tag="http.called"):
+    """A call beside requests was answered, such as `/tokenize` or `/flush_cache`. A refused one is `http.refused`."""
+
+    LEVEL: ClassVar[TraceLevel] = TraceLevel.STEPS
+    route: str
+    received_ns: Annotated[int, about("when its route was called", "ns")]
+    answer_bytes: Annotated[int, about("length of the answer's body", "bytes")]
+
+
 class HttpStreamed(Event, tag="http.streamed"):
     """Chunks of streams were handed to the socket; batched."""
 

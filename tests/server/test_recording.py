@@ -147,16 +147,32 @@ def test_a_recording_goes_on_to_the_end_of_the_server(start: Starter) -> None:
     assert all(b"before it" not in file.read_bytes() and b"ABC" not in file.read_bytes() for file in path.iterdir())
 
 
-def test_a_recording_from_the_start_can_be_ended(start: Starter) -> None:
+def test_calls_beside_requests_are_recorded_and_a_recording_from_the_start_can_be_ended(start: Starter) -> None:
     server = start("--num-tokenizer", "0")
     ask(server, "ABC")
+    with server.http() as client:
+        answers = [
+            client.post("/tokenize", json={"prompt": "ABC"}),
+            client.get("/version"),
+            client.post("/flush_cache"),
+        ]
+        assert client.post("/detokenize", json={"tokens": "no"}).status_code == 400
     assert httpx.get(f"{server.url}/trace/status").json()["pending"] == []
     assert httpx.post(f"{server.url}/trace/stop").json()["level"] == "full"
     verify(Trace.open(server.trace_folder))
     ask(server, "DEF")
     server.process.terminate()
     assert server.wait() == 0
-    verify(Trace.open(server.trace_folder))
+    trace = Trace.open(server.trace_folder)
+    verify(trace)
+    calls = [entry.event for entry in trace.events("api") if isinstance(entry.event, events.HttpCalled)]
+    sizes = [len(answer.content) for answer in answers]
+    assert [(call.route, call.answer_bytes) for call in calls] == list(
+        zip(("/tokenize", "/version", "/flush_cache"), sizes, strict=True)
+    )
+    assert all(call.received_ns <= call.ns for call in calls)
+    refused = [entry.event.route for entry in trace.events("api") if isinstance(entry.event, events.HttpRefused)]
+    assert refused == ["/detokenize"]
     assert read_manifest(server.trace_folder)["state"] == "stopped"
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
-from llguidance import LLMatcher, LLParserLimits, LLTokenizer
+from llguidance import LLMatcher, LLParserLimits, LLTokenizer, grammar_from
 
 from learnsgl.core import Grammar, GrammarKind
 from learnsgl.errors import RequestError
@@ -155,7 +155,8 @@ def _source(grammar: Grammar) -> str:
     if grammar.kind is GrammarKind.REGEX:
         return LLMatcher.grammar_from_regex(grammar.text)
     if grammar.kind is GrammarKind.LARK:
-        return LLMatcher.grammar_from_lark(grammar.text)
+        # llama.cpp's and SGLang's clients write EBNF, in which rules are told by `::=`
+        return grammar_from("ebnf" if "::=" in grammar.text else "lark", grammar.text)
     schema = '{"type": "object"}' if grammar.kind is GrammarKind.JSON_OBJECT else grammar.text
     if not isinstance(msgspec.json.decode(schema), dict):
         raise ValueError("a schema is a JSON object, such as {}, which allows any value")

@@ -67,6 +67,7 @@ class NewRequest:
         echo: whether an answer begins with its prompt.
         generate: what only `/generate` has; `None` for the other routes.
         sampling_path: leads to the sampling parameters, for errors likewise.
+        grammar_param: the field that holds the grammar, for errors likewise.
     """
 
     prompts: tuple[NewPrompt, ...]
@@ -76,11 +77,14 @@ class NewRequest:
     body_bytes: int
     echo: bool = False
     sampling_path: str = ""
+    grammar_param: str = "response_format"
     generate: GenerateOptions | None = None
 
     def name_params(self, error: ErrorInfo) -> None:
         """Have an error of the workers name the field as the client does."""
         if error.param in _PROMPT_PARAMS:
             error.param = self.prompt_param
+        elif error.param == "grammar":
+            error.param = self.grammar_param
         elif error.param in SamplingParams.__struct_fields__:
             error.param = self.sampling_path + error.param

@@ -62,7 +62,46 @@ class Sampling(msgspec.Struct, kw_only=True):
     n: Int64 | None = None
 
 
-class ChatCompletionRequest(Sampling, kw_only=True):
+class JsonSchemaFormat(msgspec.Struct, forbid_unknown_fields=True):
+    """OpenAI's wrapping of a schema. The grammar is always strict, and the model isn't told of name and description."""
+
+    name: str
+    schema: dict[str, Any] | None = None
+    strict: bool | None = None
+    description: str | None = None
+
+
+class ResponseFormat(msgspec.Struct, forbid_unknown_fields=True):
+    """Which form an answer must have."""
+
+    type: str
+    json_schema: JsonSchemaFormat | None = None
+    schema: dict[str, Any] | None = None
+    """With `json_object`, as llama.cpp's server has it."""
+
+
+class StructuredOutputs(msgspec.Struct, forbid_unknown_fields=True):
+    """The same in vLLM's words; one of them."""
+
+    json: str | dict[str, Any] | None = None
+    regex: str | None = None
+    choice: list[str] | None = None
+    grammar: str | None = None
+    json_object: bool | None = None
+
+
+class Constrained(Sampling, kw_only=True):
+    """The fields that hold an answer to a grammar. The last four are vLLM's former names."""
+
+    response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
+    guided_json: str | dict[str, Any] | None = None
+    guided_regex: str | None = None
+    guided_choice: list[str] | None = None
+    guided_grammar: str | None = None
+
+
+class ChatCompletionRequest(Constrained, kw_only=True):
     """Body of `POST /v1/chat/completions`."""
 
     model: str
@@ -74,7 +113,7 @@ class ChatCompletionRequest(Sampling, kw_only=True):
     stream_options: StreamOptions | None = None
 
 
-class CompletionRequest(Sampling, kw_only=True):
+class CompletionRequest(Constrained, kw_only=True):
     """Body of `POST /v1/completions`. The prompt is text, token ids, or a list of either."""
 
     model: str
@@ -96,7 +135,8 @@ IGNORED = frozenset(
 
 NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "best_of": (1,), "suffix": ("",), "tools": ([],), "tool_choice": ("none", "auto"), "functions": ([],),
-    "function_call": ("none", "auto"), "response_format": ({"type": "text"},), "modalities": (["text"],), "audio": (),
+    "function_call": ("none", "auto"), "guided_decoding_backend": (), "guided_whitespace_pattern": (),
+    "modalities": (["text"],), "audio": (),
     "prediction": (), "reasoning_effort": ("none",), "verbosity": ("medium",), "web_search_options": (),
     "skip_special_tokens": (True,), "spaces_between_special_tokens": (True,),
     "include_stop_str_in_output": (False,), "add_generation_prompt": (True,), "use_beam_search": (False,),

@@ -27,6 +27,7 @@ from learnsgl.server.openai import (
     StreamOptions,
     TokenId,
 )
+from learnsgl.server.response_format import read_form
 
 OTHERS = OtherFields(NEUTRAL, IGNORED)
 
@@ -45,11 +46,12 @@ def parse_chat(body: bytes, served_model: str) -> NewRequest:
         names["max_tokens"] = "max_completion_tokens"
     limit = request.max_tokens if request.max_completion_tokens is None else request.max_completion_tokens
     values = {**_shared_sampling(request), "max_tokens": limit, "logprobs": _chat_logprobs(request)}
-    sampling = checked_sampling(values, names)
+    form = read_form(request)
+    sampling = checked_sampling(values | {"grammar": form.grammar}, names)
     stream, include_usage = _streaming(request.stream, request.stream_options)
     messages = [plain_message(message, f"messages[{index}]") for index, message in enumerate(request.messages)]
     prompt = NewPrompt(sampling, messages=messages)
-    return NewRequest((prompt,), stream, include_usage, "messages", len(body))
+    return NewRequest((prompt,), stream, include_usage, "messages", len(body), grammar_param=form.param)
 
 
 def parse_completion(body: bytes, served_model: str) -> NewRequest:
@@ -64,14 +66,17 @@ def parse_completion(body: bytes, served_model: str) -> NewRequest:
     only_prompt = limit == 0 and bool(request.echo)
     logprobs = _completion_logprobs(request)
     of_prompt = logprobs if request.echo else None
-    values = {**_shared_sampling(request), "logprobs": logprobs, "prompt_logprobs": of_prompt}
+    form = read_form(request)
+    values = {**_shared_sampling(request), "logprobs": logprobs, "prompt_logprobs": of_prompt, "grammar": form.grammar}
     sampling = checked_sampling(values | {"max_tokens": 1 if only_prompt else limit}, {})
     _check_best_of(request.best_of, sampling.n)
     stream, include_usage = _streaming(request.stream, request.stream_options)
     found = read_prompts(request.prompt, "prompt")
     check_num_answers([sampling] * len(found), "prompt")
     prompts = tuple(NewPrompt(sampling, text, ids, without_answer=only_prompt) for text, ids in found)
-    return NewRequest(prompts, stream, include_usage, "prompt", len(body), bool(request.echo))
+    return NewRequest(
+        prompts, stream, include_usage, "prompt", len(body), bool(request.echo), grammar_param=form.param
+    )  # fmt: skip
 
 
 def check_model(model: str, served_model: str) -> None:

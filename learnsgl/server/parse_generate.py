@@ -17,6 +17,7 @@ from learnsgl.server.body import OtherFields, convert, read_object
 from learnsgl.server.new_request import GenerateOptions, NewPrompt, NewRequest
 from learnsgl.server.openai import Int64
 from learnsgl.server.parse import check_num_answers, checked_sampling, read_prompts
+from learnsgl.server.response_format import read_generate_form
 
 GENERATE_MAX_TOKENS = 128
 """SGLang's default for `/generate`."""
@@ -44,6 +45,9 @@ class GenerateSampling(msgspec.Struct):
     repetition_penalty: float | None = None
     logit_bias: dict[Int64, float] | None = None
     n: Int64 | None = None
+    json_schema: str | dict[str, Any] | None = None
+    regex: str | None = None
+    ebnf: str | None = None
 
 
 class GenerateRequest(msgspec.Struct):
@@ -63,10 +67,13 @@ class GenerateRequest(msgspec.Struct):
 OTHERS = OtherFields({"lora_path": ("",), "image_data": ()})
 SAMPLING_OTHERS = OtherFields(
     {
-        "regex": (), "json_schema": (), "ebnf": (), "structural_tag": (), "skip_special_tokens": (True,),
+        "structural_tag": (), "skip_special_tokens": (True,),
         "spaces_between_special_tokens": (True,), "no_stop_trim": (False,), "stop_regex": (), "custom_params": (),
     }
 )  # fmt: skip
+
+GRAMMAR_FIELDS = ("json_schema", "regex", "ebnf")
+"""Fields that hold the answer to a grammar."""
 
 _PATH = "sampling_params."
 _NAMES = {"max_tokens": "max_new_tokens", "min_tokens": "min_new_tokens", "seed": "sampling_seed"}
@@ -89,11 +96,12 @@ def parse_generate(body: bytes) -> NewRequest:
     is_list = isinstance(given, list) and (param == "text" or isinstance(given[0], list))
     starts, tops = _logprobs(request, len(found))
     objects = _each(request.sampling_params or {}, len(found), "sampling_params")
-    sampling, are_scored = [], []
+    sampling, are_scored, grammar_params = [], [], []
     for index, (params, start, num_top) in enumerate(zip(objects, starts, tops, strict=True)):
         path = f"sampling_params[{index}]." if isinstance(request.sampling_params, list) else _PATH
         are_scored.append(params.get("max_new_tokens") == 0)
         sampling.append(_sampling(params, path, start, num_top))
+        grammar_params += [path + name for name in GRAMMAR_FIELDS if params.get(name) is not None]
     check_num_answers(sampling, param)
     prompts = tuple(
         NewPrompt(params, text, ids, without_answer=is_scored)
@@ -104,13 +112,18 @@ def parse_generate(body: bytes) -> NewRequest:
         is_list, _ids(request.rid, len(found)), tuple(starts), bool(request.return_text_in_logprobs)
     )
     stream = bool(request.stream)
-    return NewRequest(prompts, stream, False, param, len(body), sampling_path=_PATH, generate=options)
+    return NewRequest(
+        prompts, stream, False, param, len(body), sampling_path=_PATH, generate=options,
+        grammar_param=grammar_params[0] if grammar_params else _PATH,
+    )  # fmt: skip
 
 
 def _sampling(params: Mapping[str, Any], path: str, start: int | None, num_top: int) -> SamplingParams:
     """The sampling parameters of one prompt, whose log-probabilities are wanted from token `start` on."""
     fields = convert(params, GenerateSampling, SAMPLING_OTHERS, path)
-    values = {_THEIRS.get(name, name): value for name, value in msgspec.structs.asdict(fields).items()}
+    given = msgspec.structs.asdict(fields)
+    values = {_THEIRS.get(name, name): value for name, value in given.items() if name not in GRAMMAR_FIELDS}
+    values["grammar"] = read_generate_form(fields.json_schema, fields.regex, fields.ebnf, path)
     if fields.max_new_tokens == 0:
         values["max_tokens"] = 1
     if start is not None:

@@ -19,7 +19,7 @@ from learnsgl.server.http_trace import HttpTrace
 from learnsgl.server.limits import Limits
 from learnsgl.server.metrics import ServerMetrics
 from learnsgl.server.metrics_page import MetricsPage
-from learnsgl.server.openai import IGNORED, NEUTRAL, ChatCompletionRequest, CompletionRequest, Sampling
+from learnsgl.server.openai import IGNORED, NEUTRAL, ChatCompletionRequest, CompletionRequest, Constrained, Sampling
 from learnsgl.server.operator_routes import OperatorRoutes
 from learnsgl.server.requests import RequestHub
 from learnsgl.server.tracing import TraceControl
@@ -67,9 +67,10 @@ def check_neutral(table: dict[str, tuple[str, str]], neutral: Any) -> None:
 def test_the_fields_of_the_openai_routes() -> None:
     sampling, others = rows(sections()["Sampling fields"]), rows(sections()["Other fields"])
     assert honoured(sampling) == fields(Sampling)
+    assert honoured(rows(sections()["The form of an answer"])) == fields(Constrained) - fields(Sampling)
     for title, schema in (("chat/completions", ChatCompletionRequest), ("completions", CompletionRequest)):
         table = rows(sections()[f"`/v1/{title}`"])
-        assert honoured(table) == fields(schema) - fields(Sampling), title
+        assert honoured(table) == fields(schema) - fields(Constrained), title
     assert {name for name, (what, _) in others.items() if what == "accepted"} == IGNORED
     check_neutral(others, NEUTRAL)
 

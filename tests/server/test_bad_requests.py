@@ -150,7 +150,7 @@ BAD_BODIES = [
     (GENERATE, '{"text": "A", "top_logprobs_num": 21}', "invalid_value", "top_logprobs_num"),
     # not supported
     (CHAT, chat(tools=[{"type": "function"}]), "unsupported", "tools"),
-    (CHAT, chat(response_format={"type": "json_object"}), "unsupported", "response_format"),
+    (CHAT, chat(guided_decoding_backend="outlines"), "unsupported", "guided_decoding_backend"),
 ]
 
 

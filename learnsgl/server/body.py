@@ -61,7 +61,7 @@ def convert(fields: Mapping[str, Any], schema: type[Schema], others: OtherFields
     Raises:
         RequestError: a field is missing, unknown, not supported, or of the wrong type.
     """
-    known = {field.encode_name for field in msgspec.structs.fields(schema)}
+    known = set(schema.__struct_encode_fields__)  # `msgspec.structs.fields` would evaluate every annotation again
     for name, value in fields.items():
         if name not in known:
             _check_other_field(name, value, known, others, path)

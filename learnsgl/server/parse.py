@@ -179,7 +179,7 @@ def plain_message(message: ChatMessage, path: str) -> dict[str, Any]:
 
 def _shared_sampling(fields: Sampling) -> dict[str, Any]:
     """The sampling fields of both OpenAI routes, by the names of `SamplingParams`."""
-    return {field.name: getattr(fields, field.name) for field in msgspec.structs.fields(Sampling)}
+    return {name: getattr(fields, name) for name in Sampling.__struct_fields__}
 
 
 def _chat_logprobs(request: ChatCompletionRequest) -> int | None:

@@ -17,7 +17,7 @@ PIECE_BYTES = 15 * MIB
 MAX_FILES = 8
 """Pieces of a cache that would need more are left behind; it only saves time."""
 CACHE = "cache"
-_LEFT_BEHIND = ("site", "wheels", "headers", "packed", "back", CACHE)
+_LEFT_BEHIND = ("site", "wheels", "bundle", "headers", "packed", "back", CACHE)
 
 
 def pack_results(out: Path, target: Path, *, with_cache: bool) -> list[Path]:

@@ -24,6 +24,7 @@ from learnsgl.models.config import load_model_config
 Tell = Callable[[str], None]
 Start = Callable[[PeerSpec], Peer]
 Limits = tuple[ModelSizes, Ceilings] | None
+Keep = Callable[["OfflineResults"], object]
 NANO_VLLM = "nano-vllm"
 WARM_UP_LEN = 32
 """Tokens of an answer of the warm-up of nano-vLLM's workload."""
@@ -144,8 +145,9 @@ class OfflineResults(msgspec.Struct):
 
 
 def measure(
-    settings: Settings, specs: list[PeerSpec], tell: Tell, *, start: Start = PeerProcess, limits: Limits = None
-) -> OfflineResults:
+    settings: Settings, specs: list[PeerSpec], tell: Tell, *, start: Start = PeerProcess, limits: Limits = None,
+    keep: Keep = lambda results: None,
+) -> OfflineResults:  # fmt: skip
     """Run all engines, in turns or each alone.
 
     Args:
@@ -154,6 +156,7 @@ def measure(
         tell: told in a few words how far it is.
         start: starts an engine; a test names a fake.
         limits: the model's sizes and what the device reaches, for the floors.
+        keep: given what there is so far after each engine that ran alone, in case a later one takes all the time.
 
     Raises:
         StartupError, ServingError: an engine that can be measured here failed, where they take turns; or no engine
@@ -161,19 +164,25 @@ def measure(
     """
     has_same_weights = all(spec.has_weights for spec in specs)
     results = OfflineResults([], {}, [], comparable=settings.temperature == 0 and has_same_weights)
+    if limits is not None:
+        _add_floors(settings, specs, limits, results)
     if settings.alone:
-        _measure_alone(settings, specs, tell, start, results)
+        _measure_alone(settings, specs, tell, start, results, keep)
         if not results.rounds:
             raise ServingError("no engine gave a figure: " + _told({**results.absent, **results.failed}))
     else:
         _measure_in_turns(settings, specs, tell, start, results)
-    if limits is not None:
-        sizes, results.ceilings = limits
-        vocab_size = min(peer.vocab_size for peer in results.peers)
-        for batch in settings.batches:
-            requests = make_round(settings, batch, 1, vocab_size)
-            results.floors[batch] = workload_floor(requests, sizes, results.ceilings)
     return results
+
+
+def _add_floors(
+    settings: Settings, specs: list[PeerSpec], limits: tuple[ModelSizes, Ceilings], results: OfflineResults
+) -> None:
+    sizes, results.ceilings = limits
+    vocab_size = load_model_config(specs[0].model_folder).vocab_size
+    for batch in settings.batches:
+        requests = make_round(settings, batch, 1, vocab_size)
+        results.floors[batch] = workload_floor(requests, sizes, results.ceilings)
 
 
 def _told(reasons: dict[str, str]) -> str:
@@ -205,7 +214,7 @@ def _measure_in_turns(
 
 
 def _measure_alone(
-    settings: Settings, specs: list[PeerSpec], tell: Tell, start: Start, results: OfflineResults
+    settings: Settings, specs: list[PeerSpec], tell: Tell, start: Start, results: OfflineResults, keep: Keep
 ) -> None:
     """All rounds of one engine, then of the next. The first one's answers are what the others' are compared with."""
     vocab_size = load_model_config(specs[0].model_folder).vocab_size
@@ -227,6 +236,7 @@ def _measure_alone(
         except (StartupError, ServingError) as error:
             tell(f"{spec.name} failed: {error}")
             results.failed[spec.name] = str(error)
+        keep(results)
 
 
 def _play_alone(

@@ -6,9 +6,11 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import shlex
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,9 @@ from learnsgl.hub import resolve_model
 from learnsgl.hub.model_files import ModelSource
 from learnsgl.models.config import load_model_config
 
+Keep = Callable[[Any, Any], None]
+"""Writes settings and results as they are so far."""
+
 
 def run_bench(args: argparse.Namespace, *, command: str | None = None) -> Report:
     """Measure, print the tables, and write the report if `args.out` names a folder.
@@ -51,17 +56,25 @@ def run_bench(args: argparse.Namespace, *, command: str | None = None) -> Report
         FolderError: the report can't be written.
     """
     date, load_before, start_s = now_iso(), load(), time.monotonic()
-    settings, results = _MEASURES[args.bench](args)
-    report = Report(
-        bench=args.bench,
-        command=command or shlex.join(["learnsgl", *sys.argv[1:]]),
-        date=date,
-        duration_s=round(time.monotonic() - start_s, 1),
-        machine=read_machine(load_before),
-        versions=read_versions(),
-        settings=msgspec.to_builtins(settings),
-        results=msgspec.to_builtins(results),
-    )
+
+    def report_of(settings: Any, results: Any) -> Report:
+        return Report(
+            bench=args.bench,
+            command=command or shlex.join(["learnsgl", *sys.argv[1:]]),
+            date=date,
+            duration_s=round(time.monotonic() - start_s, 1),
+            machine=read_machine(load_before),
+            versions=read_versions(),
+            settings=msgspec.to_builtins(settings),
+            results=msgspec.to_builtins(results),
+        )
+
+    def keep(settings: Any, results: Any) -> None:
+        if args.out is not None:
+            write_report(report_of(settings, results), args.out)
+
+    settings, results = _KEEPING[args.bench](args, keep) if args.bench in _KEEPING else _MEASURES[args.bench](args)
+    report = report_of(settings, results)
     print(f"{report.command}: {report.machine.text()}, load {load_before} before, {report.duration_s:.0f} s")
     for table in tables_of(report):
         print(f"\n{table.name}\n{table.text()}")
@@ -95,7 +108,7 @@ def _tell(text: str) -> None:
     print(f"[{time.strftime('%H:%M:%S')}] {text}", file=sys.stderr, flush=True)
 
 
-def _offline(args: argparse.Namespace) -> tuple[Any, Any]:
+def _offline(args: argparse.Namespace, keep: Keep) -> tuple[Any, Any]:
     from_nano = args.workload == offline.NANO_VLLM
     settings = offline.Settings(
         model=args.model, dtype=args.dtype, quantizations=args.quantization, peers=args.peers,
@@ -112,7 +125,8 @@ def _offline(args: argparse.Namespace) -> tuple[Any, Any]:
         _tell("a large copy and a large matrix product")
         sizes = sizes_of(load_model_config(specs[0].model_folder), settings.dtype)
         limits = sizes, measure_in_process(settings.device, settings.dtype)
-    return settings, offline.measure(settings, specs, _tell, limits=limits)
+    keep_these = functools.partial(keep, settings)
+    return settings, offline.measure(settings, specs, _tell, limits=limits, keep=keep_these)
 
 
 def offline_specs(settings: offline.Settings, gguf: Path | None) -> list[PeerSpec]:
@@ -187,14 +201,15 @@ def _kernels(args: argparse.Namespace) -> tuple[Any, Any]:
     return settings, kernels.measure(settings, _tell)
 
 
-def _steps(args: argparse.Namespace) -> tuple[Any, Any]:
+def _steps(args: argparse.Namespace, keep: Keep) -> tuple[Any, Any]:
     settings = steps.Settings(
         models=args.models, dtype=args.dtype, device=args.device, batches=args.batch, context=args.context,
         steps=args.steps, prefill_len=args.prefill_len, prefill_repeats=args.prefill_repeats, variants=args.variants,
         num_threads=args.threads or num_cores(), seed=args.seed,
     )  # fmt: skip
     _tell("a large copy and a large matrix product")
-    return settings, steps.measure(settings, measure_in_process(settings.device, settings.dtype), _tell)
+    ceilings = measure_in_process(settings.device, settings.dtype)
+    return settings, steps.measure(settings, ceilings, _tell, keep=functools.partial(keep, settings))
 
 
 def _online(args: argparse.Namespace) -> tuple[Any, Any]:
@@ -203,7 +218,9 @@ def _online(args: argparse.Namespace) -> tuple[Any, Any]:
     return measure_online(args, _tell)
 
 
+_KEEPING = {"offline": _offline, "steps": _steps}
+"""They write what they have after each engine."""
 _MEASURES = {
-    "offline": _offline, "scheduler": _scheduler, "trace": _trace, "memory": _memory, "tracers": _tracers,
-    "replay": _replay, "kernels": _kernels, "steps": _steps, "online": _online,
+    "scheduler": _scheduler, "trace": _trace, "memory": _memory, "tracers": _tracers, "replay": _replay,
+    "kernels": _kernels, "online": _online,
 }  # fmt: skip

@@ -122,7 +122,10 @@ class StepsResults(msgspec.Struct):
     failed: dict[str, str] = {}
 
 
-def measure(settings: Settings, ceilings: Ceilings, tell: Tell, *, start: Start = PeerProcess) -> StepsResults:
+def measure(
+    settings: Settings, ceilings: Ceilings, tell: Tell, *, start: Start = PeerProcess,
+    keep: Callable[[StepsResults], object] = lambda results: None,
+) -> StepsResults:  # fmt: skip
     """Run every model in its variants, each in a process of its own.
 
     Args:
@@ -130,6 +133,7 @@ def measure(settings: Settings, ceilings: Ceilings, tell: Tell, *, start: Start 
         ceilings: what the device reaches, measured in this run.
         tell: told in a few words how far it is.
         start: starts an engine; a test names a fake.
+        keep: given what there is so far after each variant, in case a later one takes all the time.
 
     Raises:
         ServingError: nothing could be measured.
@@ -145,6 +149,7 @@ def measure(settings: Settings, ceilings: Ceilings, tell: Tell, *, start: Start 
             except (StartupError, ServingError) as error:
                 tell(f"{name} failed: {error}")
                 results.failed[name] = str(error)
+            keep(results)
     if not results.decodes:
         raise ServingError("; ".join(f"{name}: {reason}" for name, reason in results.failed.items()))
     return results

@@ -65,7 +65,12 @@ def test_each_has_the_device_for_itself_and_fails_alone(folder: Path) -> None:
         return started[-1]
 
     kinds = ("learnsgl", "transformers", "llama.cpp", "sglang", "vllm")
-    results = measure(SETTINGS, specs(folder, *kinds), lambda text: None, start=start, limits=(SIZES, CEILINGS))
+    kept: list[int] = []
+    results = measure(
+        SETTINGS, specs(folder, *kinds), lambda text: None, start=start, limits=(SIZES, CEILINGS),
+        keep=lambda results: kept.append(len(results.rounds)),
+    )  # fmt: skip
+    assert kept == [4, 5, 5, 5, 9]
     assert [(one.peer, one.batch, one.number) for one in results.rounds] == [
         *(("learnsgl", batch, number) for batch in (1, 3) for number in (1, 2)), ("transformers", 1, 1),
         *(("vllm", batch, number) for batch in (1, 3) for number in (1, 2)),

@@ -51,7 +51,7 @@ def choose_with_triton(
     """The kernels of `kernels/sampling.py`: nothing waits for the device, and no token visits the host."""
     from learnsgl.kernels.sampling import SamplingTensors, sample_tokens  # triton takes a second to import
 
-    parameters = tables.sampling_on_device(rows, positions)
+    parameters = tables.sampling_on_device
     tokens, failed = sample_tokens(
         logits, SamplingTensors(*parameters.tensors), any_filtered=parameters.any_filtered
     )  # fmt: skip

@@ -92,6 +92,7 @@ def finish_on_gpu(
             runner.graphs = graphs
             # once more: a capture gives back what PyTorch's allocator keeps for the next step
             run_trial(runner, trial)
+    cuda.downloaded()
     devices.wait_for(parts.device)
     cuda.clock.renew()
     memory = {
@@ -132,6 +133,7 @@ def _measure(parts: Parts, cuda: CudaDevice, sizes: list[int]) -> Measured:
     runner = parts.make_runner(1, max_model_len)
     made_bytes = torch.cuda.memory_allocated(parts.device) - allocated_bytes
     run_trial(runner, _trial(parts, max_model_len))
+    cuda.downloaded()  # what the trial gave is of no use, but would wait for its download
     after = read_memory(parts.device)
     graph_bytes = 0
     buffers = _make_buffers(parts, sizes)

@@ -72,6 +72,7 @@ class CudaGraphRecorder:
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
             work()
+        graph.replay()  # its first replay puts it into the device's memory, which `used_bytes` is to see
         return graph
 
     def used_bytes(self) -> int:
@@ -181,19 +182,20 @@ class DecodeGraphs:
             return None
         return int(self._sizes[np.searchsorted(self._sizes, num_rows)])
 
-    def replay(self, batch: ForwardBatch, size: int) -> torch.Tensor:
-        """Run the forward pass of a step of n rows.
+    def input_ids(self, num_rows: int) -> torch.Tensor:
+        """Where graphs read the token ids of a step of n rows: int32 [n], to be written."""
+        return self._buffers.input_ids[:num_rows]
 
-        Args:
-            batch: the step's tokens.
-            size: of the graph, from `size_for`.
+    def plan(self, batch: ForwardBatch, size: int) -> None:
+        """Plan the attention of a step that takes the graph of this size, from `size_for`."""
+        self._attention.plan_padded(batch, size)
+
+    def replay(self, num_rows: int, size: int) -> torch.Tensor:
+        """Run the forward pass of a step of n rows that was planned, and whose ids were written.
 
         Returns:
             Logits [n, V], until the next replay overwrites them.
         """
-        num_rows = len(batch.token_rows)
-        self._buffers.input_ids[:num_rows].copy_(batch.input_ids)
-        self._attention.plan_padded(batch, size)
         self._graphs[size].replay()
         return self._buffers.logits[:num_rows]
 

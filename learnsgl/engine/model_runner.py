@@ -12,14 +12,16 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from learnsgl.attention.backend import ForwardBatch
 from learnsgl.attention.registry import Backends
 from learnsgl.core import Int32Array, ReqKey, SamplingParams
 from learnsgl.engine.choose_tokens import ChooseTokens, choose_with_torch
 from learnsgl.engine.graph import DecodeGraphs
 from learnsgl.engine.kv_pool import KVPool
 from learnsgl.engine.logprobs import normalised
-from learnsgl.engine.row_tables import RowTables, StepInputs
+from learnsgl.engine.row_tables import RowTables
 from learnsgl.engine.sampler import apply_masks
+from learnsgl.engine.step_inputs import StepInputs
 from learnsgl.engine.transfers import HOST, Transfers
 from learnsgl.models.registry import CausalLM
 from learnsgl.scheduler.executor import Admission, Masks, PromptLogprobs, Step, TokenLogprobs
@@ -81,28 +83,42 @@ class ModelRunner:
         return self.tables.prepare(step)
 
     def forward_batch(self, step: Step) -> torch.Tensor | None:
-        """`prepare` and `run` in one, for who needn't tell the two apart."""
-        return self.run(step, self.prepare(step))
+        """`prepare`, `plan` and `run` in one, for who needn't tell them apart."""
+        return self.run(step, self.plan(step, self.prepare(step)))
 
-    def run(self, step: Step, inputs: StepInputs) -> torch.Tensor | None:
-        """Run the forward pass of one step.
+    def plan(self, step: Step, inputs: StepInputs) -> ForwardBatch:
+        """Do what comes before the forward pass: bring the tables up to date, read the tokens, find their places.
 
         Args:
             step: the next step.
             inputs: what `prepare` gave for it.
+        """
+        if self.graphs is not None and len(step.rows):
+            self.graph_size = self.graphs.size_for(step)
+        if self.graphs is not None and self.graph_size is not None:
+            batch = self.tables.batch(step, inputs, out=self.graphs.input_ids(len(step.rows)))
+            self.graphs.plan(batch, self.graph_size)
+            return batch
+        batch = self.tables.batch(step, inputs)
+        if len(step.rows):
+            self.attention.choose(step.lens).plan(batch)
+        return batch
+
+    def run(self, step: Step, batch: ForwardBatch) -> torch.Tensor | None:
+        """Run the forward pass of one step.
+
+        Args:
+            step: the next step.
+            batch: what `plan` gave for it.
 
         Returns:
             Logits [number of wanted tokens, V] on the device; `None` when the step wants none.
         """
         if not len(step.rows):
             return None
-        batch = self.tables.batch(step, inputs)
-        self.graph_size = None if self.graphs is None else self.graphs.size_for(step)
         if self.graphs is not None and self.graph_size is not None:
-            return self.graphs.replay(batch, self.graph_size)
-        attention = self.attention.choose(step.lens)
-        attention.plan(batch)
-        logits = self.model.forward(batch, attention)
+            return self.graphs.replay(len(step.rows), self.graph_size)
+        logits = self.model.forward(batch, self.attention.choose(step.lens))
         if step.num_prompt_logits is not None:
             logits = self._split(step, step.num_prompt_logits, logits)
         return logits if len(logits) else None
@@ -149,8 +165,9 @@ class ModelRunner:
         if masks is not None:
             logits = apply_masks(logits, rows, masks, self.transfers)
         chosen = self.choose_tokens(logits, self.tables, rows, positions)
-        self.tables.write_tokens(rows, positions, chosen.tokens)
-        ids = self.transfers.download(chosen.tokens.int())
+        ids_on_device = chosen.tokens.int()
+        self.tables.write_tokens(ids_on_device)
+        ids = self.transfers.download(ids_on_device)
         failed = None if chosen.failed is None else self.transfers.download(chosen.failed)
         if before is None:
             return Sampled(ids, prompt_logprobs=self.prompt_logprobs, failed=failed)

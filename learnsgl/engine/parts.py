@@ -45,6 +45,7 @@ class Parts:
         pool = KVPool(
             self.config, num_pages=num_pages, page_size=self.engine.page_size, dtype=self.dtype, device=self.device
         )
+        has_triton = why_unavailable("triton", self.device, head_dim=1) is None
         tables = RowTables(
             num_rows=self.scheduler.max_running_requests,
             max_model_len=max_model_len,
@@ -54,6 +55,7 @@ class Parts:
             seed=self.engine.seed,
             device=self.device,
             transfers=transfers,
+            samples_on_device=has_triton,
         )
         limits = BackendLimits(
             num_heads=self.config.num_heads,
@@ -62,7 +64,6 @@ class Parts:
             max_dense_bytes=max_dense_bytes,
         )
         attention = make_backends(self.backends, pool, tables.page_table, limits)
-        has_triton = why_unavailable("triton", self.device, head_dim=1) is None
         return ModelRunner(
             self.model, attention, tables, max_model_len, pool,
             choose_tokens=choose_with_triton if has_triton else choose_with_torch, transfers=transfers,

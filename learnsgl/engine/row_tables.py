@@ -6,8 +6,7 @@ thread calls it, so nothing here is locked.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,46 +16,13 @@ from learnsgl.attention.backend import ForwardBatch
 from learnsgl.core import Int32Array
 from learnsgl.engine.logit_rules import LogitRules
 from learnsgl.engine.sampler import SamplingBatch, mix, uniforms
+from learnsgl.engine.step_inputs import SamplingInputs, StepInputs
 from learnsgl.engine.transfers import HOST, Transfers
 from learnsgl.errors import EngineError
 from learnsgl.scheduler.executor import Admission, Step
 
 Int64Array = npt.NDArray[np.int64]
 _Count = TypeVar("_Count", int, Int32Array)
-
-
-@dataclass(frozen=True, slots=True)
-class StepInputs:
-    """What a step needs on the device before its first kernel. T is its number of tokens, p of its new pages.
-
-    Attributes:
-        page_places: int64 [p]; where the new pages go in the flat page table.
-        pages: int32 [p].
-        token_rows: int64 [T]; table row of each token.
-        positions: int64 [T]; position of each token in its row.
-        token_places: int64 [T]; where each token's id lies in the flat token pool.
-        logit_indices: as in `ForwardBatch`.
-    """
-
-    page_places: torch.Tensor
-    pages: torch.Tensor
-    token_rows: torch.Tensor
-    positions: torch.Tensor
-    token_places: torch.Tensor
-    logit_indices: torch.Tensor | None
-
-
-@dataclass(frozen=True, slots=True)
-class DeviceSampling:
-    """The sampling parameters of n rows on the device.
-
-    Attributes:
-        tensors: temperature, top_k, top_p, min_p, seeds and positions, as `kernels.sampling.SamplingTensors` has them.
-        any_filtered: whether any row that isn't greedy has top-k, top-p or min-p.
-    """
-
-    tensors: tuple[torch.Tensor, ...]
-    any_filtered: bool
 
 
 class RowTables:
@@ -80,7 +46,23 @@ class RowTables:
         seed: int,
         device: torch.device,
         transfers: Transfers = HOST,
+        samples_on_device: bool = False,
     ) -> None:
+        """Empty tables.
+
+        Args:
+            num_rows: table rows.
+            max_model_len: most tokens of a row.
+            page_size: tokens a page.
+            vocab_size: tokens there are.
+            eos_ids: tokens that end a sequence.
+            seed: the engine's, for requests that bring none.
+            device: where the tables are.
+            transfers: the way there.
+            samples_on_device: whether the parameters of sampling travel with each step's inputs.
+        """
+        self._samples_on_device = samples_on_device
+        self._sampling: SamplingInputs | None = None  # of the step that was prepared last
         self._page_size = page_size
         self._vocab_size = vocab_size
         self._seed = seed
@@ -129,9 +111,36 @@ class RowTables:
             wanted = np.union1d(wanted, of_prompts)
         everything = len(wanted) == len(offsets)
         token_places = token_rows * self.token_pool.shape[1] + positions
-        arrays = (page_places, step.new_pages, token_rows, positions, token_places)
-        sent = self._transfers.upload(*arrays, *(() if everything else (wanted,)))
-        return StepInputs(*sent[:5], logit_indices=None if everything else sent[5])
+        return self._send(
+            [page_places, step.new_pages, token_rows, positions, token_places, *([] if everything else [wanted])],
+            step,
+        )
+
+    def _send(self, inputs: list[npt.NDArray[Any]], step: Step) -> StepInputs:
+        """Everything in one copy: the forward pass's inputs, what was written into tables, and the sampling's."""
+        sampled = step.wants_token.astype(bool)
+        rows, ends = step.rows[sampled], (step.starts + step.lens)[sampled].astype(np.int64)
+        writes = [
+            (table, values)
+            for admission in step.admitted
+            for table, values in (
+                (self.token_pool[admission.row], admission.prompt_ids),
+                (self.page_table[admission.row], admission.cached_pages),
+            )
+            if len(values)
+        ]
+        any_filtered, parameters = self._parameters(rows, ends) if self._samples_on_device else (False, [])
+        places = rows.astype(np.int64) * self.token_pool.shape[1] + ends
+        sent = self._transfers.upload(*inputs, *(values for _, values in writes), places, *parameters)
+        rest = sent[len(inputs) :]
+        self._sampling = SamplingInputs(rest[len(writes)], tuple(rest[len(writes) + 1 :]), any_filtered)
+        written = tuple(
+            (table[: len(values)], values) for (table, _), values in zip(writes, rest[: len(writes)], strict=True)
+        )
+        page_places, pages, token_rows, positions, token_places, *wanted = sent[: len(inputs)]
+        return StepInputs(
+            written, page_places, pages, token_rows, positions, token_places, wanted[0] if wanted else None
+        )  # fmt: skip
 
     def release(self, rows: Int32Array) -> None:
         """Forget the pages of rows that are free again; the rest is written anew when a row is admitted."""
@@ -149,8 +158,10 @@ class RowTables:
         """Pages that so many tokens need."""
         return -(-num_tokens // self._page_size)
 
-    def batch(self, step: Step, inputs: StepInputs) -> ForwardBatch:
-        """Bring the page table up to date, and read the step's tokens from the token pool."""
+    def batch(self, step: Step, inputs: StepInputs, *, out: torch.Tensor | None = None) -> ForwardBatch:
+        """Bring the tables up to date, and read the step's tokens from the token pool, into `out` (int32 [T])."""
+        for table, values in inputs.writes:
+            table.copy_(values)
         if len(inputs.pages):
             self.page_table.view(-1).index_copy_(0, inputs.page_places, inputs.pages)
         return ForwardBatch(
@@ -160,7 +171,7 @@ class RowTables:
             tenancies=self._tenancies[step.rows],
             token_rows=inputs.token_rows,
             positions=inputs.positions,
-            input_ids=self.token_pool.view(-1).index_select(0, inputs.token_places),
+            input_ids=torch.index_select(self.token_pool.view(-1), 0, inputs.token_places, out=out),
             logit_indices=inputs.logit_indices,
         )
 
@@ -175,14 +186,20 @@ class RowTables:
             uniforms=uniforms(self._seeds[rows], positions),
         )
 
-    def sampling_on_device(self, rows: Int32Array, positions: Int64Array) -> DeviceSampling:
-        """The same for the kernels of a GPU, whose noise follows from seed and position there."""
+    @property
+    def sampling_on_device(self) -> SamplingInputs:
+        """The same for the kernels of a GPU, of the step that was prepared last."""
+        assert self._sampling is not None, "a step is prepared before it is sampled"
+        return self._sampling
+
+    def _parameters(self, rows: Int32Array, positions: Int64Array) -> tuple[bool, list[npt.NDArray[Any]]]:
+        """Whether any row is filtered, and the parameters for kernels, whose noise follows from seed and position."""
         greedy, top_k, top_p, min_p = self._greedy[rows], self._top_k[rows], self._top_p[rows], self._min_p[rows]
         filtered = (top_k < self._vocab_size) | (top_p < 1.0) | (min_p > 0.0)
         temperature = np.where(greedy, np.float32(0.0), self._temperature[rows])
         seeds = self._seeds[rows].view(np.int64)
-        sent = self._transfers.upload(temperature, top_k.astype(np.int32), top_p, min_p, seeds, positions)
-        return DeviceSampling(tuple(sent), any_filtered=bool((filtered & ~greedy).any()))
+        parameters = [temperature, top_k.astype(np.int32), top_p, min_p, seeds, positions]
+        return bool((filtered & ~greedy).any()), parameters
 
     def logprob_places(self, rows: Int32Array) -> Int32Array:
         """Which of `rows` [n] want the log-probabilities of their tokens: int32 [m]."""
@@ -200,15 +217,12 @@ class RowTables:
         """Logits [n, V] with the bias, the penalties and the bans of `rows`, for tokens at `positions`; both [n]."""
         return self._rules.apply(logits, rows, positions)
 
-    def write_tokens(self, rows: Int32Array, positions: Int64Array, tokens: torch.Tensor) -> None:
-        """Keep sampled tokens (int64 [n], device) where the next step reads them."""
-        (places,) = self._transfers.upload(rows.astype(np.int64) * self.token_pool.shape[1] + positions)
-        self.token_pool.view(-1).index_copy_(0, places, tokens.int())
+    def write_tokens(self, tokens: torch.Tensor) -> None:
+        """Keep the tokens sampled for the step that was prepared last (int32 [n], device) where the next reads them."""
+        self.token_pool.view(-1).index_copy_(0, self.sampling_on_device.places, tokens)
 
     def _admit(self, admission: Admission) -> None:
         row, sampling, num_cached = admission.row, admission.sampling, len(admission.cached_pages)
-        self._transfers.write(self.token_pool[row, : len(admission.prompt_ids)], admission.prompt_ids)
-        self._transfers.write(self.page_table[row, :num_cached], admission.cached_pages)
         self.num_pages[row] = num_cached
         self._tenancies[row] += 1
         self._temperature[row] = sampling.temperature

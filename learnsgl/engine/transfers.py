@@ -27,10 +27,6 @@ class Transfers(Protocol):
         """Copy host arrays of any dtypes and shapes to the device; on the current stream they are there when used."""
         ...
 
-    def write(self, target: torch.Tensor, array: Array) -> None:
-        """Overwrite a dense part of a device tensor with an array of its dtype and shape."""
-        ...
-
     def download(self, tensor: torch.Tensor) -> Array:
         """A device tensor on the host. On a GPU its values are there once `CudaTransfers.downloaded` has happened."""
         ...
@@ -43,10 +39,6 @@ class HostTransfers:
         """See `Transfers.upload`."""
         # Copies: arrays decoded from a message are read-only, and PyTorch has no such tensors.
         return [torch.tensor(array) for array in arrays]
-
-    def write(self, target: torch.Tensor, array: Array) -> None:
-        """See `Transfers.write`."""
-        target.copy_(torch.tensor(array))
 
     def download(self, tensor: torch.Tensor) -> Array:
         """See `Transfers.download`."""
@@ -71,6 +63,7 @@ class CudaTransfers:
         self._stream = stream
         self._up = torch.cuda.Stream(device)
         self._down = torch.cuda.Stream(device)
+        self._waiting: list[tuple[torch.Tensor, torch.Tensor]] = []  # to be downloaded, and where to
 
     def upload(self, *arrays: Array) -> list[torch.Tensor]:
         """See `Transfers.upload`; all arrays travel in one copy."""
@@ -84,25 +77,20 @@ class CudaTransfers:
         received.record_stream(self._stream)  # it belongs to the other stream's allocations
         return views(received, arrays, offsets)
 
-    def write(self, target: torch.Tensor, array: Array) -> None:
-        """See `Transfers.write`; in the engine's own order, since an earlier step may still read what was there."""
-        pinned = torch.empty(target.shape, dtype=target.dtype, pin_memory=True)
-        pinned.numpy()[...] = array
-        target.copy_(pinned, non_blocking=True)
-
     def download(self, tensor: torch.Tensor) -> Array:
-        """See `Transfers.download`; begins when the engine's stream has got so far."""
-        tensor = tensor.contiguous()
+        """See `Transfers.download`; the copy is queued by `downloaded`, together with the step's others."""
         pinned = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
-        self._down.wait_stream(self._stream)
-        with torch.cuda.stream(self._down):
-            pinned.copy_(tensor, non_blocking=True)
-        tensor.record_stream(self._down)
+        self._waiting.append((tensor.contiguous(), pinned))
         return pinned.numpy()
 
     def downloaded(self) -> torch.cuda.Event:
-        """An event that happens when all downloads so far, and all work of the engine's stream so far, are done."""
+        """Queue the downloads; an event that happens when they and all work of the engine's stream so far are done."""
         self._down.wait_stream(self._stream)
+        with torch.cuda.stream(self._down):
+            for tensor, pinned in self._waiting:
+                pinned.copy_(tensor, non_blocking=True)
+                tensor.record_stream(self._down)
+        self._waiting.clear()
         event = torch.cuda.Event()
         event.record(self._down)
         return event

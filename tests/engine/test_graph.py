@@ -125,7 +125,9 @@ def test_a_replay_reads_the_steps_own_tokens() -> None:
         rows=int32([0, 1, 2]), starts=int32([3, 3, 3]), lens=int32([1, 1, 1]), tenancies=np.ones(3, dtype=np.int64),
         token_rows=torch.arange(3), positions=torch.full((3,), 3), input_ids=ids, logit_indices=None,
     )  # fmt: skip
-    logits = graphs.replay(batch, 4)
+    graphs.input_ids(3).copy_(ids)
+    graphs.plan(batch, 4)
+    logits = graphs.replay(3, 4)
     assert logits[:, 0].tolist() == [7, 8, 9]
     assert attention.planned == [(3, 4)]
 

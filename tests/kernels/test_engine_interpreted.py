@@ -57,6 +57,7 @@ def make_gpu_like(runner: ModelRunner, sizes: list[int]) -> None:
     assert isinstance(attention, GraphedAttention)
     runner.attention = Backends(attention, attention)
     runner.choose_tokens = choose_with_triton
+    runner.tables._samples_on_device = True
     runner.model.use_ops(TritonOps(torch.device("cpu")))
     runner.model.lm_head = _plain(runner)  # type: ignore[attr-defined]
     buffers = GraphBuffers.make(sizes[-1], vocab_size=203, dtype=torch.float32, device=torch.device("cpu"))

@@ -25,6 +25,7 @@ class Architecture:
             `llama`, and are read as that.
         defaults: what a field of config.json means where the file leaves it out; only where that isn't what it means
             for Llama. As in transformers' configuration classes.
+        is_windowed: whether `sliding_window` alone asks for a window in every layer, whatever other fields say.
     """
 
     name: str
@@ -32,17 +33,22 @@ class Architecture:
     model_type: str
     gguf_name: str | None = None
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    is_windowed: bool = False
 
+
+_QWEN = {"num_key_value_heads": 32, "sliding_window": 4096, "max_window_layers": 28}
 
 _ALL = (
     Architecture("LlamaForCausalLM", "Llama 2 and 3, SmolLM2, TinyLlama", "llama", gguf_name="llama"),
     Architecture(
         "MistralForCausalLM", "Mistral 7B v0.2 and later, Mistral Nemo", "mistral",
         # a Mistral always has a window, unless its file says null
-        defaults={"num_key_value_heads": 8, "use_sliding_window": True, "sliding_window": 4096, "max_window_layers": 0},
+        defaults={"num_key_value_heads": 8, "sliding_window": 4096}, is_windowed=True,
     ),
-    Architecture("Qwen2ForCausalLM", "Qwen2 and Qwen2.5", "qwen2", gguf_name="qwen2"),
-    Architecture("Qwen3ForCausalLM", "Qwen3, the dense ones", "qwen3", gguf_name="qwen3", defaults={"head_dim": 128}),
+    Architecture("Qwen2ForCausalLM", "Qwen2 and Qwen2.5", "qwen2", gguf_name="qwen2", defaults=_QWEN),
+    Architecture(
+        "Qwen3ForCausalLM", "Qwen3, the dense ones", "qwen3", gguf_name="qwen3", defaults={**_QWEN, "head_dim": 128},
+    ),
 )  # fmt: skip
 
 ARCHITECTURES: Mapping[str, Architecture] = {architecture.name: architecture for architecture in _ALL}

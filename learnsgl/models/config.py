@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from learnsgl.errors import ModelNotFoundError, UnsupportedModelError
-from learnsgl.models.architectures import find_architecture
+from learnsgl.models.architectures import Architecture, find_architecture
 from learnsgl.models.rope_scaling import RopeScaling, YarnScaling, read_rope
 
 
@@ -79,7 +79,7 @@ def parse_model_config(raw: Mapping[str, Any], generation: Mapping[str, Any], *,
     try:
         architecture = find_architecture(raw["architectures"][0])
         raw = {**architecture.defaults, **raw}
-        _refuse_what_is_not_built(raw, where)
+        _refuse_what_is_not_built(raw, architecture, where)
         rope_theta, rope_scaling = read_rope(raw, where)
         num_heads = int(raw["num_attention_heads"])
         num_kv_heads = int(raw.get("num_key_value_heads") or num_heads)
@@ -125,7 +125,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def _refuse_what_is_not_built(raw: Mapping[str, Any], where: str) -> None:
+def _refuse_what_is_not_built(raw: Mapping[str, Any], architecture: Architecture, where: str) -> None:
     if quantization := raw.get("quantization_config"):
         method = quantization.get("quant_method", "an unnamed method")
         raise UnsupportedModelError(
@@ -136,7 +136,7 @@ def _refuse_what_is_not_built(raw: Mapping[str, Any], where: str) -> None:
         raise UnsupportedModelError(f"{where} asks for the activation {activation!r}; only 'silu' is built")
     if unknown := set(raw.get("layer_types") or ()) - {"full_attention", "sliding_attention"}:
         raise UnsupportedModelError(f"{where} has layers of the kinds {sorted(unknown)}; only attention is built")
-    if _needs_a_window(raw):
+    if _needs_a_window(raw, architecture):
         raise UnsupportedModelError(
             f"{where} asks for attention in a sliding window of {raw['sliding_window']} tokens, and its context is "
             f"{raw['max_position_embeddings']}; windows aren't built. Take a model without one (Mistral from v0.2 on, "
@@ -144,10 +144,12 @@ def _refuse_what_is_not_built(raw: Mapping[str, Any], where: str) -> None:
         )
 
 
-def _needs_a_window(raw: Mapping[str, Any]) -> bool:
+def _needs_a_window(raw: Mapping[str, Any], architecture: Architecture) -> bool:
     """Whether some layer doesn't see the whole context: a window as long as the context is none."""
     kinds = raw.get("layer_types")
-    if kinds is None:
+    if architecture.is_windowed:
+        is_asked_for = True
+    elif kinds is None:
         num_full = int(raw.get("max_window_layers") or 0)  # the first layers see everything
         is_asked_for = bool(raw.get("use_sliding_window")) and num_full < int(raw["num_hidden_layers"])
     else:

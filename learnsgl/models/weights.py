@@ -55,7 +55,10 @@ def load_weights(folder: Path, places: Mapping[str, torch.Tensor], *, ignored: t
 
 
 def checkpoint_files(folder: Path) -> list[Path]:
-    """The safetensors files of a folder: those that its index names, or else all there are, by name.
+    """The safetensors files of a folder: those that its index names, or model.safetensors, or all there are, by name.
+
+    What else may lie there isn't the model: an adapter of a fine-tuning, or the same weights under other names, as in
+    Mistral's repositories.
 
     Raises:
         ModelNotFoundError: there is none, or one of the index is missing.
@@ -63,7 +66,8 @@ def checkpoint_files(folder: Path) -> list[Path]:
     """
     index = folder / "model.safetensors.index.json"
     if not index.is_file():
-        files = sorted(folder.glob("*.safetensors"))
+        whole = folder / "model.safetensors"
+        files = [whole] if whole.is_file() else sorted(folder.glob("*.safetensors"))
         if not files:
             raise ModelNotFoundError(f"{folder} holds no *.safetensors; other formats of weights aren't read")
         return files

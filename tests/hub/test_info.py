@@ -121,7 +121,8 @@ def test_kv_bytes_without_grouped_heads_or_a_head_dim() -> None:
 
 def test_what_a_file_leaves_out_means_what_its_architecture_says() -> None:
     config = {"num_attention_heads": 8, "hidden_size": 512, "num_hidden_layers": 2}
-    assert kv_token_bytes({**config, "architectures": ["Qwen3ForCausalLM"]})["float16"] == 2 * 2 * 8 * 128 * 2
+    assert kv_token_bytes({**config, "architectures": ["Qwen3ForCausalLM"]})["float16"] == 2 * 2 * 32 * 128 * 2
+    assert kv_token_bytes({**config, "architectures": ["MistralForCausalLM"]})["float16"] == 2 * 2 * 8 * 64 * 2
 
 
 def test_the_context_is_the_one_that_the_engine_would_serve(folder: Path) -> None:

@@ -111,11 +111,14 @@ def test_what_another_architecture_means_by_leaving_something_out() -> None:
     assert small_config(architectures=["Qwen3ForCausalLM"], head_dim=32, **sizes).head_dim == 32
     assert small_config(architectures=["Qwen2ForCausalLM"], **sizes).head_dim == 4
     raw = {key: value for key, value in RAW.items() if key != "num_key_value_heads"}
-    mistral = {**raw, "architectures": ["MistralForCausalLM"], "num_attention_heads": 16, "hidden_size": 64}
-    assert parse_model_config(mistral, {}, where="").num_kv_heads == 8
+    for name, num_kv_heads in (("Mistral", 8), ("Qwen2", 32), ("Qwen3", 32), ("Llama", 64)):
+        left_out = {**raw, "architectures": [f"{name}ForCausalLM"], "num_attention_heads": 64, "hidden_size": 128}
+        assert parse_model_config(left_out, {}, where="").num_kv_heads == num_kv_heads
+        assert parse_model_config({**left_out, "num_key_value_heads": None}, {}, where="").num_kv_heads == 64
 
 
-QWEN_WINDOW = {"architectures": ["Qwen2ForCausalLM"], "sliding_window": 32, "max_window_layers": 1}
+QWEN = {"architectures": ["Qwen2ForCausalLM"]}
+QWEN_WINDOW = {**QWEN, "sliding_window": 32, "max_window_layers": 1}
 MISTRAL = {"architectures": ["MistralForCausalLM"], "max_position_embeddings": 8192}
 
 
@@ -128,6 +131,7 @@ MISTRAL = {"architectures": ["MistralForCausalLM"], "max_position_embeddings": 8
         {**QWEN_WINDOW, "use_sliding_window": True, "layer_types": ["full_attention", "full_attention"]},
         {**MISTRAL, "sliding_window": None},
         {**MISTRAL, "sliding_window": 8192},
+        {**QWEN, "use_sliding_window": True},  # from layer 28 on, where the file doesn't say
         {"sliding_window": 4},  # a Llama has none
     ],
 )
@@ -141,6 +145,11 @@ def test_a_window_that_hides_nothing_is_none(changes: dict[str, Any]) -> None:
         ({**QWEN_WINDOW, "use_sliding_window": True}, 32),
         ({**QWEN_WINDOW, "layer_types": ["full_attention", "sliding_attention"]}, 32),
         ({**MISTRAL, "sliding_window": 512}, 512),
+        # a Mistral knows none of these fields
+        ({**MISTRAL, "sliding_window": 512, "use_sliding_window": False}, 512),
+        ({**MISTRAL, "sliding_window": 512, "max_window_layers": 2}, 512),
+        ({**MISTRAL, "sliding_window": 512, "layer_types": ["full_attention", "full_attention"]}, 512),
+        ({**QWEN, "use_sliding_window": True, "max_window_layers": 1, "max_position_embeddings": 8192}, 4096),
         (MISTRAL, 4096),  # as transformers reads a file that doesn't say
     ],
 )

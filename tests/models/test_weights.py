@@ -44,6 +44,14 @@ def test_fused_weights_hold_their_parts_in_order(tmp_path: Path, tensors: Tensor
     assert torch.equal(layer.down_proj.weight, tensors[f"{prefix}mlp.down_proj.weight"])
 
 
+def test_what_lies_beside_the_model_is_not_the_model(tmp_path: Path, tensors: Tensors) -> None:
+    save_file(tensors, tmp_path / "model.safetensors")
+    save_file({"base_model.lora_A.weight": torch.zeros(1)}, tmp_path / "adapter_model.safetensors")
+    save_file({"layers.0.wq.weight": torch.zeros(1)}, tmp_path / "consolidated.safetensors")
+    for name, place in load(tmp_path).checkpoint_tensors().items():
+        assert torch.equal(place, tensors[name]), name
+
+
 def test_every_place_is_filled_from_several_files(tmp_path: Path, tensors: Tensors) -> None:
     names = sorted(tensors)
     files = {"a.safetensors": names[::2], "b.safetensors": names[1::2]}

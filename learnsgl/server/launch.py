@@ -74,8 +74,11 @@ class ServerInfo:
         ex = self.executor
         size = "" if ex.page_size == 1 else f" of {ex.page_size}"
         pages = f"{ex.num_pages:,} pages{size} ({ex.num_pages * ex.page_size:,} tokens)"
+        # where a request may be no longer than all pages together, it is they that cut the context
+        cut = ", as many as the pages hold" if ex.max_model_len == ex.num_pages * ex.page_size else ""
+        context = f"context of {ex.max_model_len:,}{cut}"
         trace = f"trace in {self.trace_folder}" if self.trace_folder else "no trace (--trace DIR)"
-        return f"learnsgl ready: {self.url}/v1 · {self.model} · {ex.device}, {ex.dtype} · {pages} · {trace}"
+        return f"learnsgl ready: {self.url}/v1 · {self.model} · {ex.device}, {ex.dtype} · {pages} · {context} · {trace}"
 
 
 def _print_line(info: ServerInfo) -> None:

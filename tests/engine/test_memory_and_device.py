@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from learnsgl.engine import parts
 from learnsgl.engine.engine import create_engine
 from learnsgl.engine.memory import MemoryPlan, plan_memory, workspace_bytes
 from learnsgl.errors import ModelNotFoundError, OptionError, OutOfMemoryError, StartupError, UnsupportedModelError
+from learnsgl.scheduler.executor import ExecutorInfo
+from learnsgl.server.launch import ServerInfo
 from tests.engine.conftest import MakeModel
 from tests.models.small_config import small_config
 
@@ -54,6 +57,14 @@ def test_the_context_ends_where_the_model_the_option_or_the_pages_do() -> None:
     assert plan(1 << 40, num_pages=5, page_size=4).max_model_len == 20
     with pytest.raises(OptionError, match="--max-model-len is 65, and the model's context is 64"):
         plan(1 << 40, max_model_len=65)
+
+
+def test_the_ready_line_says_that_the_pages_cut_the_context() -> None:
+    info = ExecutorInfo("m", "cpu", "float32", num_pages=64, page_size=1, max_model_len=64, vocab_size=9, eos_ids=())
+    line = str(ServerInfo("http://127.0.0.1:1", "m", info, None))
+    assert "64 pages (64 tokens) · context of 64, as many as the pages hold · no trace" in line
+    longer = dataclasses.replace(info, num_pages=4096)
+    assert " · context of 64 · " in str(ServerInfo("http://127.0.0.1:1", "m", longer, None))
 
 
 def test_too_little_memory_for_one_request() -> None:

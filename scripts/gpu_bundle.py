@@ -88,9 +88,12 @@ def read_requirements(pyproject: Path) -> list[Requirement]:
 
 
 def installed_here() -> dict[str, str]:
-    """Installed distributions by their names, with their versions."""
-    found = importlib.metadata.distributions()
-    return {_normal(one.metadata["Name"]): one.version for one in found if one.metadata["Name"]}
+    """Installed distributions by their names, with their versions; of two that are found, the one that is imported."""
+    found: dict[str, str] = {}
+    for one in importlib.metadata.distributions():  # in the order of sys.path
+        if one.metadata["Name"]:
+            found.setdefault(_normal(one.metadata["Name"]), one.version)
+    return found
 
 
 def missing(requirements: Iterable[Requirement], installed: Mapping[str, str]) -> list[Requirement]:

@@ -236,7 +236,7 @@ def _look(args: argparse.Namespace, out: Path) -> tuple[bool, Mapping[str, str]]
     if told:
         print("\n".join(told), file=sys.stderr)
     if args.take:
-        print(f"Taken over into {wheels}: {', '.join(sorted(path.name for path in wheels.iterdir()))}")
+        print(f"{wheels} holds {sum(1 for _ in wheels.iterdir())} files now; the next call finds them")
         return 0
     _install(wheels, site)
     _introduce(site)

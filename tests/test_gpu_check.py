@@ -55,6 +55,17 @@ def test_nothing_is_missing_where_the_tests_run(bundle: ModuleType) -> None:
     assert bundle.missing(requirements, bundle.installed_here()) == []
 
 
+def test_what_was_brought_counts_before_what_was_there(
+    bundle: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for place, version in (("site", "2.4.6"), ("there", "2.5.2")):
+        folder = tmp_path / place / f"numpy-{version}.dist-info"
+        folder.mkdir(parents=True)
+        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: NumPy\nVersion: {version}\n")
+    monkeypatch.setattr(sys, "path", [str(tmp_path / "site"), str(tmp_path / "there")])
+    assert bundle.installed_here() == {"numpy": "2.4.6"}
+
+
 def test_what_is_missing_or_too_old_is_named(bundle: ModuleType) -> None:
     requirements = bundle.read_requirements(ROOT / "pyproject.toml")
     there = {one.name: one.bounds[0][1] for one in requirements} | {"torch": "2.11.0+cu130", "msgspec": "0.18.9"}
@@ -340,7 +351,7 @@ def test_parts_are_taken_over_without_a_gpu(
     monkeypatch.setattr(sys, "argv", words)
     assert check.main() == 0
     printed = capsys.readouterr()
-    assert "model.whl.piece-1-of-2" in printed.out
+    assert "holds 1 files now" in printed.out
     assert "piece-2-of-2 is missing" in printed.err
 
 

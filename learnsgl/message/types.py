@@ -13,11 +13,35 @@ its request, so it can't overtake it.
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Any
 
 import msgspec
 
 from learnsgl.core import FinishReason, SamplingParams
+
+
+class ToolChoice(StrEnum):
+    """Whether an answer calls tools."""
+
+    AUTO = "auto"
+    """The model decides."""
+    NONE = "none"
+    """It doesn't; the prompt tells the tools all the same."""
+    REQUIRED = "required"
+    """It does, and holds nothing else."""
+
+
+class ToolsMsg(msgspec.Struct, omit_defaults=True):
+    """The tools of a chat, and how the answer may use them."""
+
+    tools: list[str]
+    """OpenAI's tool objects, each as JSON text: numbers in a schema may be larger than a message's."""
+    choice: ToolChoice = ToolChoice.AUTO
+    only: str | None = None
+    """The function that is to be called, with `REQUIRED`; `None`: any of them."""
+    parallel: bool = True
+    """Whether an answer may hold more than one call."""
 
 
 class TokenizeMsg(msgspec.Struct, tag="TokenizeMsg", tag_field="type", omit_defaults=True):
@@ -31,6 +55,8 @@ class TokenizeMsg(msgspec.Struct, tag="TokenizeMsg", tag_field="type", omit_defa
     """A chat; the tokenizer renders it with the model's chat template."""
     echo: bool = False
     """The answer begins with the prompt; where that came as token ids, its text is wanted."""
+    tools: ToolsMsg | None = None
+    """With a chat: what the answer may call. The tokenizer writes the grammar of the answer."""
 
 
 class AbortMsg(msgspec.Struct, tag="AbortMsg", tag_field="type", omit_defaults=True):

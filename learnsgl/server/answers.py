@@ -16,6 +16,8 @@ from learnsgl.server.live import LiveRequest
 from learnsgl.server.live_choice import Piece
 from learnsgl.server.logprobs import chat_logprobs, completion_logprobs
 from learnsgl.server.sse import Chunk, sse
+from learnsgl.server.tool_answers import CallShapes, finish_reason_of
+from learnsgl.tokenizer.tool_parser import CallDelta
 
 _encode = msgspec.json.Encoder().encode
 
@@ -48,14 +50,21 @@ class ChatAnswer:
         self._live = live
         self._head = {"id": f"chatcmpl-{request_id}", "created": created, "model": model}
         self._include_usage = live.request.include_usage
+        self._calls = CallShapes(request_id)
 
     def opening(self, index: int) -> Chunk:
-        """The first chunk of a choice, which says who speaks."""
-        return self._chunk(index, {"role": "assistant", "content": ""}, None)
+        """The first chunk of a choice, which says who speaks. Where calls may come, there may be no content."""
+        content = "" if self._live.choices[index].parser is None else None
+        return self._chunk(index, {"role": "assistant", "content": content}, None)
 
     def content(self, piece: Piece) -> Chunk:
-        """A chunk with new text."""
-        return self._chunk(piece.index, {"content": piece.text}, None, self._logprobs(piece))
+        """A chunk with new text, or with log-probabilities of what isn't in the text."""
+        delta = {"content": piece.text} if piece.text or self._live.choices[piece.index].parser is None else {}
+        return self._chunk(piece.index, delta, None, self._logprobs(piece))
+
+    def call(self, index: int, delta: CallDelta) -> Chunk:
+        """A chunk with what is new of a tool call."""
+        return self._chunk(index, {"tool_calls": [self._calls.delta(index, delta)]}, None)
 
     def closing(self, index: int, ending: Ending) -> Chunk:
         """The chunk that says why a choice ended."""
@@ -73,23 +82,33 @@ class ChatAnswer:
         choices = [
             {
                 "index": piece.index,
-                "message": {"role": "assistant", "content": piece.text, "refusal": None},
+                "message": self._message(piece),
                 "logprobs": self._logprobs(piece),
-                **_end_of(piece.ending),
+                "finish_reason": self._finish_reason(piece.index, piece.ending),
             }
             for piece in pieces
         ]
         body = {"object": "chat.completion", "choices": choices, "usage": usage_of(self._live)}
         return _encode(self._head | body)
 
+    def _message(self, piece: Piece) -> dict[str, Any]:
+        message: dict[str, Any] = {"role": "assistant", "content": piece.text, "refusal": None}
+        if calls := self._calls.whole(piece.index, piece.calls):
+            message |= {"content": piece.text or None, "tool_calls": calls}
+        return message
+
+    def _finish_reason(self, index: int, ending: Ending | None) -> str | None:
+        return None if ending is None else finish_reason_of(self._live.choices[index], ending.reason)
+
     def _logprobs(self, piece: Piece) -> dict[str, Any] | None:
         wanted = self._live.choices[piece.index].prompt.sampling.logprobs is not None
         return chat_logprobs(piece.logprobs) if wanted else None
 
     def _chunk(
-        self, index: int, delta: dict[str, str], ending: Ending | None, logprobs: dict[str, Any] | None = None
+        self, index: int, delta: dict[str, Any], ending: Ending | None, logprobs: dict[str, Any] | None = None
     ) -> Chunk:
-        choice = {"index": index, "delta": delta, "logprobs": logprobs, **_end_of(ending)}
+        reason = self._finish_reason(index, ending)
+        choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
         body: dict[str, Any] = self._head | {"object": "chat.completion.chunk", "choices": [choice]}
         if self._include_usage:
             body["usage"] = None

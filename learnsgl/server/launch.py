@@ -173,7 +173,7 @@ async def _serve(
     ]
     replies = AsyncRecvChannel(context, folder, API_CHANNEL, recorder=recorder)
     server = setup.config.server
-    hub = RequestHub(tokenizers, HttpTrace(recorder), server.max_queue, server.request_timeout_s)
+    hub = RequestHub(tokenizers, HttpTrace(recorder), server.max_queue, server.request_timeout_s, processes.call_form)
     run_id = run_id_of(info.trace_folder) if info.trace_folder else secrets.token_hex(4)
     card = ModelCard(info.model, setup.config.engine.model, info.executor.max_model_len, int(time.time()))
     page = MetricsPage(hub.trace.metrics, info.model, info.executor.num_pages, info.executor.page_size)

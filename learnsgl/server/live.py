@@ -12,6 +12,7 @@ from learnsgl.core import ReqKey
 from learnsgl.message.types import Delta, ErrorInfo
 from learnsgl.server.live_choice import LiveChoice, LivePrompt, Piece, joined
 from learnsgl.server.new_request import NewRequest
+from learnsgl.tokenizer.tool_forms import CallForm, parser_of
 
 
 class RequestFailed(Exception):
@@ -43,7 +44,7 @@ class LiveRequest:
         failure: the error that has ended it, if one did.
     """
 
-    def __init__(self, first_uid: int, request: NewRequest) -> None:
+    def __init__(self, first_uid: int, request: NewRequest, call_form: CallForm = CallForm.GENERIC) -> None:
         self.request = request
         self.uids = range(first_uid, first_uid + len(request.prompts))
         self.prompts = {
@@ -54,7 +55,8 @@ class LiveRequest:
         for uid, prompt in zip(self.uids, request.prompts, strict=True):
             for choice in range(prompt.sampling.n):
                 every_token = request.generate is not None
-                self.choices.append(LiveChoice(ReqKey(uid, choice), len(self.choices), prompt, every_token))
+                parser = parser_of(call_form, prompt.tools)
+                self.choices.append(LiveChoice(ReqKey(uid, choice), len(self.choices), prompt, every_token, parser))
         ids = request.generate.ids if request.generate is not None else None
         self.names = dict(zip(ids or (), self.uids, strict=False))
         self._by_key = {choice.key: choice for choice in self.choices}
@@ -66,6 +68,9 @@ class LiveRequest:
         self._num_waiting = len(self.choices)
         """Choices that have neither been accepted nor ended."""
         self._news = asyncio.Event()
+        self._num_unfinished = len(self.choices)
+        self._ended = asyncio.Event()
+        """Nothing is still to come."""
 
     @property
     def uid(self) -> int:
@@ -84,18 +89,20 @@ class LiveRequest:
     def add(self, choice: LiveChoice, delta: Delta) -> None:
         """Take what a worker gave for a choice."""
         waited = not choice.accepted and choice.ending is None
+        was_running = choice.ending is None
         choice.add(delta)
+        self._num_unfinished -= was_running and choice.ending is not None
         self._num_waiting -= waited and (choice.accepted or choice.ending is not None)
         self._changed[choice.index] = None
         if self.prompts[delta.uid].add(delta):
             siblings = (other.index for other in self.choices if other.key.uid == delta.uid)
             self._changed.update(dict.fromkeys(siblings))
-        self._news.set()
+        self._tell()
 
     def fail(self, info: ErrorInfo) -> None:
         """It can't be answered; of several errors the first one is told."""
         self.failure = self.failure or info
-        self._news.set()
+        self._tell()
 
     async def wait_accepted(self) -> None:
         """Wait until the scheduler has queued every choice.
@@ -128,22 +135,29 @@ class LiveRequest:
             if piece is None:
                 continue
             if piece.ending is not None and (piece.ending.error is not None or self.failure is not None):
-                if piece.text:
-                    yield Piece(index, piece.text, None, piece.logprobs)
+                if piece.text or piece.calls:
+                    yield Piece(index, piece.text, None, piece.logprobs, piece.calls)
                 self._raise_failure()
             num_left -= piece.ending is not None
             yield piece
 
     async def whole(self) -> Sequence[Piece]:
-        """All choices, once they are there.
+        """All choices, once they are there; whoever waits for them isn't woken for less.
 
         Raises:
             RequestFailed: the request ended with an error.
         """
+        await self._ended.wait()
         pieces: dict[int, list[Piece]] = {choice.index: [] for choice in self.choices}
         async for piece in self.pieces():
             pieces[piece.index].append(piece)
         return [joined(parts) for parts in pieces.values()]
+
+    def _tell(self) -> None:
+        """Wake whoever waits for what has changed."""
+        self._news.set()
+        if not self._num_unfinished or self.failure is not None:
+            self._ended.set()
 
     def _raise_failure(self) -> None:
         if self.failure is not None:

@@ -13,6 +13,7 @@ import msgspec
 from learnsgl.core import FinishReason, ReqKey
 from learnsgl.message.types import Delta, Ending, TokenLogprob
 from learnsgl.server.new_request import NewPrompt
+from learnsgl.tokenizer.tool_parser import CallDelta, CallParser
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,12 +25,14 @@ class Piece:
         text: its text.
         ending: why it ended, once it has.
         logprobs: log-probabilities of the tokens of this text, where they were asked for.
+        calls: what is new of its tool calls; of their tokens too are the log-probabilities.
     """
 
     index: int
     text: str
     ending: Ending | None = None
     logprobs: tuple[TokenLogprob, ...] = ()
+    calls: tuple[CallDelta, ...] = ()
 
 
 @dataclass(slots=True, eq=False)
@@ -64,6 +67,7 @@ class LiveChoice:
         prompt: what it answers.
         every_token: whether log-probabilities are given of every token as it comes. Otherwise they come with the text
             that a token is part of, and never for tokens of a stop string or one that ended the answer.
+        parser: takes tool calls out of the text; `None` where there can't be any.
         accepted: whether the scheduler has queued it.
         ending: why it ended, once it has.
         is_waiting: whether it waits for its first token.
@@ -73,6 +77,7 @@ class LiveChoice:
     index: int
     prompt: NewPrompt
     every_token: bool = False
+    parser: CallParser | None = None
     accepted: bool = False
     ending: Ending | None = None
     is_waiting: bool = True
@@ -118,7 +123,11 @@ class LiveChoice:
         self._num_chars += len(text)
         due = self._take_logprobs()
         self._is_told = self.ending is not None
-        return Piece(self.index, text, self.ending, tuple(due)) if text or due or self._is_told else None
+        calls: tuple[CallDelta, ...] = ()
+        if self.parser is not None:
+            text, calls = self.parser.feed(text, final=self._is_told)
+        is_new = text or calls or due or self._is_told
+        return Piece(self.index, text, self.ending, tuple(due), calls) if is_new else None
 
     def _take_logprobs(self) -> list[TokenLogprob]:
         """Those that are due: as they come, or with the text of their tokens."""
@@ -148,4 +157,5 @@ def _moved(entry: TokenLogprob, num_chars: int) -> TokenLogprob:
 def joined(parts: Sequence[Piece]) -> Piece:
     """The pieces of one choice as one."""
     text = "".join(part.text for part in parts)
-    return Piece(parts[0].index, text, parts[-1].ending, tuple(entry for part in parts for entry in part.logprobs))
+    logprobs = tuple(entry for part in parts for entry in part.logprobs)
+    return Piece(parts[0].index, text, parts[-1].ending, logprobs, tuple(call for part in parts for call in part.calls))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from learnsgl.core import SamplingParams
-from learnsgl.message.types import ErrorInfo
+from learnsgl.message.types import ErrorInfo, ToolsMsg
 
 _PROMPT_PARAMS = ("messages", "prompt")
 """What the tokenizer and the scheduler call the prompt, whichever field it came in."""
@@ -27,6 +27,7 @@ class NewPrompt:
         messages: a chat.
         without_answer: only the prompt is wanted, with its log-probabilities; the one token that is sampled after it
             isn't part of the answer. The idea is vLLM's, for `max_tokens` 0.
+        tools: what the answer may call.
     """
 
     sampling: SamplingParams
@@ -34,6 +35,7 @@ class NewPrompt:
     input_ids: list[int] | None = None
     messages: list[dict[str, Any]] | None = None
     without_answer: bool = False
+    tools: ToolsMsg | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,13 +31,47 @@ class StreamOptions(msgspec.Struct, forbid_unknown_fields=True):
     """vLLM's usage in every chunk; only false is taken."""
 
 
+class CalledFunction(msgspec.Struct):
+    """What a past call called, with the arguments as JSON text."""
+
+    name: str
+    arguments: str
+
+
+class ToolCall(msgspec.Struct):
+    """A call of a past answer, as the client got it."""
+
+    id: str
+    function: CalledFunction
+    type: str = "function"
+
+
+class Function(msgspec.Struct, forbid_unknown_fields=True):
+    """A function that an answer may call."""
+
+    name: str
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    """A JSON Schema of its arguments; without one there are none."""
+    strict: bool | None = None
+    """Whether the schema may hold only what a grammar can enforce."""
+
+
+class FunctionTool(msgspec.Struct, forbid_unknown_fields=True):
+    """A tool; only functions are supported."""
+
+    type: str
+    function: Function
+
+
 class ChatMessage(msgspec.Struct):
     """One turn of a chat; the tokenizer checks role and content. Other fields come back from OpenAI's own answers."""
 
     role: str
     content: str | list[Any] | None = None
     name: str | None = None
-    tool_calls: list[Any] | None = None
+    tool_calls: list[ToolCall] | None = None
+    tool_call_id: str | None = None
     function_call: Any = None
     audio: Any = None
 
@@ -109,6 +143,9 @@ class ChatCompletionRequest(Constrained, kw_only=True):
     max_completion_tokens: Int64 | None = None
     logprobs: bool | None = None
     top_logprobs: Int64 | None = None
+    tools: list[FunctionTool] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
 

@@ -13,6 +13,7 @@ import msgspec
 
 from learnsgl.core import SamplingParams
 from learnsgl.errors import RequestError
+from learnsgl.message.types import ToolChoice
 from learnsgl.server.body import OtherFields, convert, explained, read_object
 from learnsgl.server.new_request import NewPrompt, NewRequest
 from learnsgl.server.openai import (
@@ -27,7 +28,8 @@ from learnsgl.server.openai import (
     StreamOptions,
     TokenId,
 )
-from learnsgl.server.response_format import read_form
+from learnsgl.server.response_format import read_form, refuse_with_tools
+from learnsgl.server.tools import plain_calls, read_tools, refuse_legacy
 
 OTHERS = OtherFields(NEUTRAL, IGNORED)
 
@@ -39,18 +41,21 @@ def parse_chat(body: bytes, served_model: str) -> NewRequest:
         RequestError: it isn't JSON, a field is missing, unknown, unsupported, of the wrong type or out of range, or
             the model isn't the one that is served.
     """
-    request = convert(read_object(body), ChatCompletionRequest, OTHERS)
+    fields = read_object(body)
+    refuse_legacy(fields)
+    request = convert(fields, ChatCompletionRequest, OTHERS)
     check_model(request.model, served_model)
     names = {"logprobs": "top_logprobs"}
     if request.max_completion_tokens is not None:
         names["max_tokens"] = "max_completion_tokens"
     limit = request.max_tokens if request.max_completion_tokens is None else request.max_completion_tokens
     values = {**_shared_sampling(request), "max_tokens": limit, "logprobs": _chat_logprobs(request)}
-    form = read_form(request)
+    form, tools = read_form(request), read_tools(request)
+    refuse_with_tools(form, tools is not None and tools.choice is not ToolChoice.NONE)
     sampling = checked_sampling(values | {"grammar": form.grammar}, names)
     stream, include_usage = _streaming(request.stream, request.stream_options)
     messages = [plain_message(message, f"messages[{index}]") for index, message in enumerate(request.messages)]
-    prompt = NewPrompt(sampling, messages=messages)
+    prompt = NewPrompt(sampling, messages=messages, tools=tools)
     return NewRequest((prompt,), stream, include_usage, "messages", len(body), grammar_param=form.param)
 
 
@@ -169,12 +174,13 @@ def plain_message(message: ChatMessage, path: str) -> dict[str, Any]:
     Raises:
         RequestError: it holds what this server doesn't support.
     """
-    for field in ("tool_calls", "function_call", "audio"):
+    for field, remedy in (("function_call", "use tool_calls"), ("audio", "leave it out")):
         if getattr(message, field):
             param = f"{path}.{field}"
-            raise RequestError(f"{param} isn't supported by this server; leave it out", code="unsupported", param=param)
+            raise RequestError(f"{param} isn't supported by this server; {remedy}", code="unsupported", param=param)
     plain = {"role": message.role, "content": message.content}
-    return plain if message.name is None else plain | {"name": message.name}
+    others = {"name": message.name, "tool_call_id": message.tool_call_id, "tool_calls": plain_calls(message, path)}
+    return plain | {name: value for name, value in others.items() if value}
 
 
 def _shared_sampling(fields: Sampling) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from learnsgl.message.mailbox import STOP_WORD
 from learnsgl.scheduler.executor import ExecutorInfo
 from learnsgl.server import signals
 from learnsgl.server.worker import Ack, WorkerSetup, run_worker
+from learnsgl.tokenizer.tool_forms import CallForm
 from learnsgl.trace import events
 from learnsgl.trace.recorder import Recorder
 
@@ -72,10 +73,12 @@ class Processes:
 
     Attributes:
         children: in the order of their start.
+        call_form: how the model writes tool calls, once the tokenizers are ready.
     """
 
     def __init__(self, recorder: Recorder) -> None:
         self.children: list[Child] = []
+        self.call_form = CallForm.GENERIC
         self._recorder = recorder
         self._context = multiprocessing.get_context("spawn")
         self._acks: Any = self._context.Queue()
@@ -125,6 +128,7 @@ class Processes:
                 raise rebuild_error(ack.name, *ack.error)
             waiting.discard(ack.name)
             info = ack.info or info
+            self.call_form = ack.call_form or self.call_form
             if self._recorder.steps:
                 self._recorder.emit(events.ProcessReady(self._recorder.now(), ack.name, ack.acked_ns))
             on_ready(ack.name, len(waiting))

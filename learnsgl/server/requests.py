@@ -30,6 +30,7 @@ from learnsgl.server.http_trace import HttpTrace
 from learnsgl.server.live import LiveRequest
 from learnsgl.server.live_choice import LiveChoice
 from learnsgl.server.new_request import NewRequest
+from learnsgl.tokenizer.tool_forms import CallForm
 
 SHUTTING_DOWN = ErrorInfo("the server is shutting down; send the request again when it is back", 503, "shutting_down")
 
@@ -43,15 +44,17 @@ class RequestHub:
         trace: where the HTTP side's events go.
         max_queue: answers that may wait for their first token; `None` sets no limit.
         timeout_s: seconds that a request may take; `None` sets no limit.
+        call_form: how the model writes tool calls.
     """
 
     def __init__(
         self, tokenizers: Sequence[SendChannel], trace: HttpTrace, max_queue: int | None = None,
-        timeout_s: float | None = None,
+        timeout_s: float | None = None, call_form: CallForm = CallForm.GENERIC,
     ) -> None:  # fmt: skip
         self.trace = trace
         self._max_queue = max_queue
         self._timeout_s = timeout_s
+        self._call_form = call_form
         self._timers: dict[int, asyncio.TimerHandle] = {}
         """What ends each HTTP request that takes too long, by the id of its first prompt."""
         self._num_waiting = 0
@@ -89,7 +92,7 @@ class RequestHub:
         """
         self._check_open()
         self._check_queue(request)
-        live = LiveRequest(self._last_uid + 1, request)
+        live = LiveRequest(self._last_uid + 1, request, self._call_form)
         self._take_names(live)
         self._last_uid += len(live.uids)
         for uid, prompt in zip(live.uids, request.prompts, strict=True):
@@ -105,7 +108,9 @@ class RequestHub:
         try:
             for uid, prompt in zip(live.uids, request.prompts, strict=True):
                 self._send(
-                    TokenizeMsg(uid, prompt.sampling, prompt.text, prompt.input_ids, prompt.messages, request.echo)
+                    TokenizeMsg(
+                        uid, prompt.sampling, prompt.text, prompt.input_ids, prompt.messages, request.echo, prompt.tools
+                    )
                 )
         except Exception:  # a defect, and one that must not leave a request that never ends
             self._end(live, DEFECT)

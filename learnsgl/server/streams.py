@@ -16,13 +16,15 @@ from learnsgl.server.sse import STREAM_END, Chunk, sse
 
 
 async def stream_chat_completions(live: LiveRequest, form: ChatAnswer) -> AsyncIterator[Chunk]:
-    """The events of a streamed chat: who speaks, the text as it comes, why it ended, the usage, and the end mark."""
+    """The events of a streamed chat: who speaks, text and calls as they come, why it ended, the usage, the end mark."""
     for choice in live.choices:
         yield form.opening(choice.index)
     try:
         async for piece in live.pieces():
             if piece.text or piece.logprobs:
                 yield form.content(piece)
+            for call in piece.calls:
+                yield form.call(piece.index, call)
             if piece.ending is not None:
                 yield form.closing(piece.index, piece.ending)
     except RequestFailed as failure:

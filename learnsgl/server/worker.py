@@ -32,6 +32,7 @@ from learnsgl.message.sockets import remove_socket_folder
 from learnsgl.scheduler.executor import ExecutorInfo
 from learnsgl.server import signals
 from learnsgl.server.watchdog import Pulse
+from learnsgl.tokenizer.tool_forms import CallForm
 from learnsgl.trace import events
 from learnsgl.trace.recorder import Recorder, begin_recording, open_recorder
 
@@ -82,12 +83,14 @@ class Ack:
         name: the child.
         acked_ns: when it was put there.
         info: what the scheduler's executor offers; `None` from the others.
+        call_form: how the model writes tool calls; from the tokenizers only.
         error: class name and message of the error that ended the start-up.
     """
 
     name: str
     acked_ns: int
     info: ExecutorInfo | None = None
+    call_form: CallForm | None = None
     error: tuple[str, str] | None = None
 
 
@@ -153,11 +156,11 @@ class Worker:
             self.after_trace_change()
         self._pulse.beat()
 
-    def ready(self, info: ExecutorInfo | None = None) -> None:
+    def ready(self, info: ExecutorInfo | None = None, call_form: CallForm | None = None) -> None:
         """Tell the parent that requests can come."""
         self.is_ready = True
         self.recorder.flush()
-        self._acks.put(Ack(self.setup.name, time.monotonic_ns(), info))
+        self._acks.put(Ack(self.setup.name, time.monotonic_ns(), info, call_form))
 
     def fail(self, error: BaseException) -> None:
         """Tell the parent why this process can't start, and wait until the words are in the pipe."""

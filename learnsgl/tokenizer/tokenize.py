@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from tokenizers import Tokenizer as BackendTokenizer
 from transformers import PreTrainedTokenizerFast
 
 from learnsgl.core import ROLES
 from learnsgl.errors import ModelNotFoundError, RequestError, UnsupportedModelError
+from learnsgl.message.types import ToolsMsg
 from learnsgl.tokenizer.decoders import ByteDecoder, ByteTable, TokenDecoder, WindowDecoder, is_byte_level
+from learnsgl.tokenizer.tool_forms import CALL_BEGIN, CALL_END, MARKS, PYTHON_TAG, CallForm
+from learnsgl.tokenizer.tool_grammar import CallTokens
+from learnsgl.tokenizer.tool_prompt import RENDER_ERRORS, ToolPrompt
 
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
@@ -31,7 +35,10 @@ class Tokenizer:
         self._backend.no_truncation()  # some tokenizer.json files carry a training run's limits
         self._backend.no_padding()
         added = self._backend.get_added_tokens_decoder()
-        self._special_ids = frozenset(index for index, token in added.items() if token.special)
+        self._special_ids = frozenset(
+            index for index, token in added.items() if token.special and token.content not in MARKS
+        )
+        self._tool_prompt = ToolPrompt(self._render)
         self._byte_table = ByteTable(self._backend, self._special_ids) if is_byte_level(self._backend) else None
         self._token_bytes: dict[int, bytes] = {}
         self._knows_developer = "developer" in str(wrapped.chat_template)
@@ -51,22 +58,37 @@ class Tokenizer:
         """
         return self._encode(text, add_special_tokens=add_special_tokens, param="prompt")
 
-    def encode_chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+    @property
+    def call_form(self) -> CallForm:
+        """In which form this model writes tool calls."""
+        return self._tool_prompt.form
+
+    @cached_property
+    def call_tokens(self) -> CallTokens:
+        """The added tokens that matter to a grammar of tool calls."""
+        added = self._backend.get_added_tokens_decoder()
+        ids = {token.content: index for index, token in added.items()}
+        plain = [index for index, token in sorted(added.items()) if not token.special and token.content not in MARKS]
+        return CallTokens(ids.get(CALL_BEGIN), ids.get(CALL_END), ids.get(PYTHON_TAG), tuple(plain))
+
+    def encode_chat(self, messages: Sequence[Mapping[str, Any]], tools: ToolsMsg | None = None) -> list[int]:
         """Token ids of a chat, rendered with the model's template up to where the assistant's answer begins.
 
         The template writes every special token itself, so none is added. As in vLLM, a special token that is
         written out in a message becomes that token.
 
         Args:
-            messages: OpenAI's messages: `role`, and `content` as a string or a list of text parts.
+            messages: OpenAI's messages: `role`, and `content` as a string or a list of text parts; the assistant's may
+                have `tool_calls`.
+            tools: what the answer may call.
 
         Raises:
             RequestError: the messages are malformed, or the model's template has no place for them, or the model
                 has no template.
         """
-        return self._encode(self.render_chat(messages), add_special_tokens=False, param="messages")
+        return self._encode(self.render_chat(messages, tools), add_special_tokens=False, param="messages")
 
-    def render_chat(self, messages: Sequence[Mapping[str, Any]]) -> str:
+    def render_chat(self, messages: Sequence[Mapping[str, Any]], tools: ToolsMsg | None = None) -> str:
         """The text that `encode_chat` tokenizes.
 
         Raises:
@@ -82,13 +104,18 @@ class Tokenizer:
             raise RequestError("messages is empty; at least one message is needed", param="messages")
         plain = [self._plain_message(index, message) for index, message in enumerate(messages)]
         try:
-            rendered = self._wrapped.apply_chat_template(plain, tokenize=False, add_generation_prompt=True)
-        except (jinja2.TemplateError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError) as error:
-            # a template refuses with raise_exception, or trips over what it didn't expect: either way it's the chat
+            return self._tool_prompt.render(plain, tools)
+        except RENDER_ERRORS as error:
             raise RequestError(
                 f"the model's chat template doesn't take these messages: {error}", param="messages"
             ) from error
-        return str(rendered)
+
+    def _render(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None) -> str:
+        """The chat template itself, in transformers' sandbox."""
+        if not self.has_chat_template:
+            raise ValueError("there is no chat template")
+        template: Any = self._wrapped.apply_chat_template  # its annotations know text content only
+        return str(template(messages, tools=tools, tokenize=False, add_generation_prompt=True))
 
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
         """The text of a whole sequence of tokens."""

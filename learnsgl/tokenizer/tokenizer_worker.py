@@ -27,6 +27,7 @@ from learnsgl.message.types import (
 )
 from learnsgl.tokenizer.text_calls import reply_to
 from learnsgl.tokenizer.tokenize import Tokenizer
+from learnsgl.tokenizer.tool_request import constrained
 from learnsgl.trace import events
 from learnsgl.trace.recorder import Recorder
 
@@ -63,6 +64,9 @@ class TokenizerWorker:
         start_ns = self._recorder.now()
         try:
             ids = self._encode(message)
+            sampling = message.sampling
+            if message.tools is not None:
+                sampling = constrained(sampling, message.tools, self._tokenizer)
         except RequestError as error:
             self._fail(message, ErrorInfo(str(error), error.status, error.code, error.param))
             return
@@ -76,7 +80,7 @@ class TokenizerWorker:
             text = self._tokenizer.decode(ids.tolist())
             self._recorder.emit(events.TokText(self._recorder.now(), message.uid, text, ids.tobytes()))
         wants_prompt = message.echo and message.text is None  # of a text, the API server knows it
-        self._requests.append(UserMsg(message.uid, ids.tobytes(), message.sampling, wants_prompt))
+        self._requests.append(UserMsg(message.uid, ids.tobytes(), sampling, wants_prompt))
 
     def flush(self) -> None:
         """Send what has been tokenized, and the errors: one message each."""
@@ -90,7 +94,7 @@ class TokenizerWorker:
 
     def _encode(self, message: TokenizeMsg) -> Int32Array:
         if message.messages is not None:
-            ids = self._tokenizer.encode_chat(message.messages)
+            ids = self._tokenizer.encode_chat(message.messages, message.tools)
         elif message.text is not None:
             ids = self._tokenizer.encode_text(message.text)
         else:

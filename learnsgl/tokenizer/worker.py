@@ -15,6 +15,7 @@ from learnsgl.server.worker import Worker, record_phase
 from learnsgl.tokenizer.detokenizer_worker import DetokenizerWorker
 from learnsgl.tokenizer.tokenize import Tokenizer, load_tokenizer
 from learnsgl.tokenizer.tokenizer_worker import TokenizerWorker
+from learnsgl.tokenizer.tool_forms import CallForm
 
 
 class MessageWorker(Protocol):
@@ -36,7 +37,8 @@ Jobs = dict[type, MessageWorker]
 def run_tokenizer(worker: Worker) -> None:
     """A tokenizer's process, until the parent says stop."""
     mailbox = worker.mailbox(tokenizer_channel(worker.setup.index))
-    _serve(worker, mailbox, _tokenizer_jobs(worker, _load(worker)))
+    tokenizer = _load(worker)
+    _serve(worker, mailbox, _tokenizer_jobs(worker, tokenizer), tokenizer.call_form)
 
 
 def run_detokenizer(worker: Worker) -> None:
@@ -49,7 +51,8 @@ def run_text_worker(worker: Worker) -> None:
     """The process that does both jobs, until the parent says stop."""
     mailbox = worker.mailbox(tokenizer_channel(0), DETOKENIZER_CHANNEL)
     tokenizer = _load(worker)
-    _serve(worker, mailbox, _tokenizer_jobs(worker, tokenizer) | _detokenizer_jobs(worker, tokenizer))
+    jobs = _tokenizer_jobs(worker, tokenizer) | _detokenizer_jobs(worker, tokenizer)
+    _serve(worker, mailbox, jobs, tokenizer.call_form)
 
 
 def _load(worker: Worker) -> Tokenizer:
@@ -69,9 +72,9 @@ def _detokenizer_jobs(worker: Worker, tokenizer: Tokenizer) -> Jobs:
     return {DetokenizeMsg: job}
 
 
-def _serve(worker: Worker, mailbox: Mailbox, jobs: Jobs) -> None:
+def _serve(worker: Worker, mailbox: Mailbox, jobs: Jobs, call_form: CallForm | None = None) -> None:
     """Work until the parent says stop, and then until nothing more arrives."""
-    worker.ready()
+    worker.ready(call_form=call_form)
     while not mailbox.stopping:
         _process(mailbox.receive(block=True), jobs)
     while messages := mailbox.receive_last():

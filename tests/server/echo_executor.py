@@ -1,7 +1,8 @@
 """An executor that repeats the prompt, byte by byte, for servers in tests: every request has its own expected text.
 
 The engine's seed is the time that a step takes, in milliseconds. A prompt that holds the byte `\\x07` breaks it, with
-`\\x06` it never returns, and with `\\x05` it spins for ever.
+`\\x06` it never returns, and with `\\x05` it spins for ever. What stands between the last `\\x02` of a prompt and the
+next `\\x03` is its answer, which then ends.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from learnsgl.scheduler.executor import ExecutorInfo, Masks, PromptLogprobs, Ste
 from tests.fakes import fake_logprobs
 
 SPINNING_BYTE, HANGING_BYTE, BREAKING_BYTE = 5, 6, 7
+SCRIPT_BEGIN, SCRIPT_END = b"\x02", b"\x03"
 CONTEXT_LEN = 256
 
 
@@ -65,7 +67,7 @@ class EchoExecutor:
             self._sampling[admission.row] = admission.sampling
         ends = (step.starts + step.lens).tolist()
         tokens = [
-            self._prompts[row][end % len(self._prompts[row])]
+            self._next(self._prompts[row], end)
             for row, end, wanted in zip(step.rows.tolist(), ends, step.wants_token.tolist(), strict=True)
             if wanted
         ]
@@ -88,6 +90,17 @@ class EchoExecutor:
             np.array(places, dtype=np.int32),
             self._prompt_logprobs(step),
         )
+
+    @staticmethod
+    def _next(prompt: Int32Array, end: int) -> int:
+        """The token at a place: of the prompt's script, if it has one, or of the prompt again."""
+        text = bytes(np.minimum(prompt, 255).astype(np.uint8))
+        start = text.rfind(SCRIPT_BEGIN)
+        if start < 0:
+            return int(prompt[end % len(prompt)])
+        script = text[start + 1 : text.index(SCRIPT_END, start)]
+        place = end - len(prompt)
+        return script[place] if place < len(script) else IM_END
 
     def _prompt_logprobs(self, step: Step) -> tuple[PromptLogprobs, ...]:
         if step.num_prompt_logits is None:

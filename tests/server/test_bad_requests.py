@@ -53,7 +53,7 @@ BAD_BODIES = [
     (CHAT, chat(messages=[{"role": "king", "content": "A"}]), "invalid_value", "messages[0].role"),
     (CHAT, chat(messages=[{"role": "user", "content": 5}]), "invalid_type", "messages[0].content"),
     (CHAT, chat(messages=[{"role": "user", "content": [{"type": "image_url"}]}]), None, "messages[0].content"),
-    (CHAT, chat(messages=[*HELLO, {"role": "assistant", "tool_calls": [{}]}]), "unsupported", "messages[1].tool_calls"),
+    (CHAT, chat(messages=[*HELLO, {"role": "assistant", "audio": {"id": "A"}}]), "unsupported", "messages[1].audio"),
     (CHAT, chat(stream="yes"), "invalid_type", "stream"),
     (CHAT, chat(stream_options={"include_usage": True}), "invalid_value", "stream_options"),
     (CHAT, chat(stream=True, stream_options={"usage": 1}), "unknown_parameter", "stream_options.usage"),
@@ -149,7 +149,7 @@ BAD_BODIES = [
     (GENERATE, '{"text": "A", "logprob_start_len": -2}', "invalid_value", "logprob_start_len"),
     (GENERATE, '{"text": "A", "top_logprobs_num": 21}', "invalid_value", "top_logprobs_num"),
     # not supported
-    (CHAT, chat(tools=[{"type": "function"}]), "unsupported", "tools"),
+    (COMPLETIONS, complete(tools=[{"type": "function"}]), "unsupported", "tools"),
     (CHAT, chat(guided_decoding_backend="outlines"), "unsupported", "guided_decoding_backend"),
 ]
 

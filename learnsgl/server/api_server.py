@@ -31,6 +31,7 @@ from learnsgl.server.requests import RequestHub
 from learnsgl.server.sse import Chunk, ClientLeft, EventStream, WholeAnswer, unless_client_leaves
 from learnsgl.server.streams import stream_chat_completions, stream_completions, stream_generate
 from learnsgl.server.tool_routes import ToolRoutes, add_tool_routes
+from learnsgl.server.turns import Turns
 
 _log = logging.getLogger(__name__)
 
@@ -73,25 +74,26 @@ class Routes:
 
     def __init__(self, hub: RequestHub, model: ModelCard, run_id: str, limits: Limits) -> None:
         self._limits = limits
+        self._turns = Turns()
         self._hub = hub
         self._model = model
         self._run_id = run_id
 
     async def chat_completions(self, request: Request) -> Response:
         """`POST /v1/chat/completions`."""
-        live = self._submit(request, parse_chat(await self._limits.read_body(request), self._model.name))
+        live = self._submit(request, parse_chat(await self._body(request), self._model.name))
         form = ChatAnswer(live, self._id(live.uid), _now_s(), self._model.name)
         return await self._answer(request, live, form.whole, stream_chat_completions(live, form))
 
     async def completions(self, request: Request) -> Response:
         """`POST /v1/completions`."""
-        live = self._submit(request, parse_completion(await self._limits.read_body(request), self._model.name))
+        live = self._submit(request, parse_completion(await self._body(request), self._model.name))
         form = CompletionAnswer(live, self._id(live.uid), _now_s(), self._model.name)
         return await self._answer(request, live, form.whole, stream_completions(live, form))
 
     async def generate(self, request: Request) -> Response:
         """`POST /generate`."""
-        live = self._submit(request, parse_generate(await self._limits.read_body(request)))
+        live = self._submit(request, parse_generate(await self._body(request)))
         options = live.request.generate
         assert options is not None, "parse_generate sets them"
         form = GenerateAnswer(live, options, options.ids or [self._id(uid) for uid in live.uids])
@@ -116,6 +118,12 @@ class Routes:
         if self._hub.refusal is not None:
             return error_response(self._hub.refusal)
         return json_response({"status": "ok", "model": self._model.name, "num_running": self._hub.num_running})
+
+    async def _body(self, request: Request) -> bytes:
+        """The body of a request whose turn has come."""
+        body = await self._limits.read_body(request)
+        await self._turns.wait()
+        return body
 
     def _submit(self, request: Request, new: NewRequest) -> LiveRequest:
         self._limits.check(new)

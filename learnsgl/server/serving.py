@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import socket
@@ -154,6 +155,8 @@ class Serving:
             host, port = self._bound.getsockname()[:2]
             self._recorder.emit(events.ProcessServing(self._recorder.now(), host, port))
             self._recorder.flush()
+        gc.collect()
+        gc.freeze()  # what was made until now stays: collections needn't look at it, and hold up the loop for less
         on_serving()
 
     async def _take_replies(self) -> None:

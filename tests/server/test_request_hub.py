@@ -251,6 +251,41 @@ async def http_client(bench: Bench) -> AsyncIterator[httpx.AsyncClient]:
         yield client
 
 
+def test_a_burst_of_requests_lets_small_routes_through() -> None:
+    """By order, not by time: `/health`, asked when the first of 500 has begun, is answered before the last has."""
+
+    async def body() -> None:
+        bench = Bench()
+        async with http_client(bench) as client:
+            asking = [asyncio.ensure_future(client.post("/generate", json={"text": "A"})) for _ in range(500)]
+            while not bench.hub.num_running:
+                await asyncio.sleep(0)
+            assert (await client.get("/health")).json()["num_running"] < 400
+            while bench.hub.num_running < 500:
+                await asyncio.sleep(0)
+            sent = [message.uid for message in bench.tokenizers[0].sent if isinstance(message, TokenizeMsg)]
+            assert sent == list(range(1, 501)), "in the order in which they came"
+            bench.hub.end_all(SHUTTING_DOWN)
+            await asyncio.gather(*asking)
+
+    run(body)
+
+
+def test_who_waits_for_a_whole_answer_is_woken_for_its_end_alone() -> None:
+    async def body() -> None:
+        bench = Bench()
+        live = bench.hub.submit(REQUEST, "/generate")
+        waiting = asyncio.ensure_future(live.whole())
+        for _ in range(3):
+            bench.reply(Delta(1, accepted=True, text="x", num_tokens=1))
+            await asyncio.sleep(0)
+        assert live.choices[0].take() is not None, "nobody has taken it yet"
+        bench.reply(Delta(1, text="y", num_tokens=1), end(1))
+        assert [piece.text for piece in await waiting] == ["y"]
+
+    run(body)
+
+
 def test_a_defect_is_a_500_in_openai_shape() -> None:
     async def body() -> None:
         bench = Bench()

@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil  # type: ignore[import-untyped]
 
 from learnsgl.ps.find import Found
+from learnsgl.server.run_file import RunFacts
 
 CPU_SAMPLE_S = 0.25
 HEALTH_TIMEOUT_S = 2.0
@@ -79,10 +80,16 @@ def look_at(found: Found, *, now_s: float | None = None) -> ServerView:
     trace = Path(facts.trace_folder) if facts.trace_folder else None
     return ServerView(
         url=facts.url, model=facts.model, device=facts.device, dtype=facts.dtype, health=health,
-        num_running=num_running, uptime_s=max(0.0, (time.time() if now_s is None else now_s) - facts.started_s),
+        num_running=num_running, uptime_s=_uptime_s(facts, now_s),
         trace_folder=facts.trace_folder, trace_bytes=_size_of(trace) if trace else None,
         socket_folder=str(found.folder), processes=processes,
     )  # fmt: skip
+
+
+def _uptime_s(facts: RunFacts, now_s: float | None) -> float:
+    if facts.started_ns is not None and now_s is None:
+        return (time.monotonic_ns() - facts.started_ns) / 1e9
+    return max(0.0, (time.time() if now_s is None else now_s) - facts.started_s)
 
 
 def ask_health(url: str) -> tuple[str, int | None]:

@@ -38,7 +38,8 @@ class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         version: of this layout; a reader skips others.
-        started_s: when the server was started, in seconds since 1970.
+        started_s: when the server was started, in seconds since 1970; for people, since that clock can jump.
+        started_ns: the same on `time.monotonic_ns`, which all processes of a host share; `None` in older files.
         is_ready: whether requests can come; else it is starting.
         url: where it listens.
         model: name that clients use for the model.
@@ -57,6 +58,7 @@ class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
     dtype: str = ""
     trace_folder: str | None = None
     processes: tuple[ProcessFacts, ...]
+    started_ns: int | None = None
 
 
 class NamedProcess(Protocol):
@@ -101,7 +103,7 @@ class RunFile:
         parent = ProcessFacts(PARENT, PARENT, os.getpid())
         self._write(
             RunFacts(
-                started_s=time.time(), is_ready=False, url=url, model=model,
+                started_s=time.time(), started_ns=time.monotonic_ns(), is_ready=False, url=url, model=model,
                 trace_folder=None if trace_folder is None else str(trace_folder.resolve()),
                 processes=(parent, *(ProcessFacts(child.name, child.role, child.pid) for child in children)),
             )

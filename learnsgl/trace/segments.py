@@ -11,14 +11,16 @@ import errno
 import json
 import os
 import re
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import zstandard
 
+from learnsgl.errors import TraceFormatError
 from learnsgl.trace.clock import read_anchor
-from learnsgl.trace.frames import FORMAT_VERSION, FrameKind, encode_frame
+from learnsgl.trace.frames import FORMAT_VERSION, HEADER, FrameKind, encode_frame, parse_header
 from learnsgl.trace.schema import registry
 
 SEGMENT_NAME = re.compile(r"(?P<process>[A-Za-z0-9_-]+)\.(?P<index>[1-9][0-9]{0,8})\.trace")
@@ -61,9 +63,16 @@ class Identity:
 @dataclass(frozen=True)
 class _File:
     index: int
-    mtime_ns: int
     num_bytes: int
     path: Path
+
+    def first_ns(self) -> int:
+        """When its first event was, on the one clock of the trace: the file system's can jump. A broken file is old."""
+        try:
+            with self.path.open("rb") as file:
+                return parse_header(file.read(HEADER.size), self.path.name).first_ns
+        except (OSError, struct.error, TraceFormatError):
+            return 0
 
 
 class SegmentWriter:
@@ -159,8 +168,8 @@ class SegmentWriter:
         total = sum(file.num_bytes for segments in full for file in segments)
         total += (len(files) + 1) * (self._segment_bytes + self._header_bytes)
         while total > self._max_bytes and any(full):
-            # within a process always its first file, whatever the file times say: what is left has no hole
-            oldest = min((segments for segments in full if segments), key=lambda segments: segments[0].mtime_ns)
+            # within a process always its first file: what is left has no hole
+            oldest = min((segments for segments in full if segments), key=lambda segments: segments[0].first_ns())
             file = oldest.pop(0)
             file.path.unlink(missing_ok=True)  # another process may have removed it just now
             total -= file.num_bytes
@@ -177,7 +186,7 @@ def _files_by_process(folder: Path) -> dict[str, list[_File]]:
                 stat = entry.stat(follow_symlinks=False)
             except FileNotFoundError:  # another process has just removed it
                 continue
-            file = _File(int(match["index"]), stat.st_mtime_ns, stat.st_size, folder / entry.name)
+            file = _File(int(match["index"]), stat.st_size, folder / entry.name)
             files.setdefault(match["process"], []).append(file)
     return {process: sorted(segments, key=lambda file: file.index) for process, segments in sorted(files.items())}
 

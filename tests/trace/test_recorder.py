@@ -161,13 +161,20 @@ def test_a_full_file_is_followed_by_the_next(folder: Path) -> None:
     assert numbers(folder) == list(range(1, 304))
 
 
-def test_the_oldest_files_go_first_whoever_wrote_them(folder: Path) -> None:
+YEAR_2100_S = 4_102_444_800
+
+
+def test_the_oldest_files_go_first_whoever_wrote_them_and_whatever_the_wall_clock_said(folder: Path) -> None:
     options: dict[str, int] = {"trace_segment_bytes": 1 << 20, "trace_max_bytes": 600_000}
     quiet, busy = opened(folder, "tokenizer-0", **options), opened(folder, "tokenizer-1", **options)
-    for recorder, count in ((quiet, 600), (busy, 4000)):
-        for place in range(count):
+    for recorder, start, count in ((quiet, 0, 600), (busy, 600, 4000)):
+        for place in range(start, start + count):
             recorder.emit(phase(place, text=os.urandom(100).hex()))
             recorder.flush()
+            if recorder is quiet:  # written while the wall clock was decades ahead
+                os.utime(
+                    max(folder.glob("tokenizer-0.*"), key=lambda path: path.stat().st_ctime_ns), (YEAR_2100_S,) * 2
+                )
             assert sum(path.stat().st_size for path in folder.glob("*.trace")) <= 600_000
     quiet.close()
     busy.close()

@@ -32,11 +32,11 @@ _WORK: dict[type[Event], str] = {
 }  # fmt: skip
 """Events that took time in the main thread, from their `start_ns` on; a phase of the start-up has a name of its own."""
 _INSTANTS = (
-    events.ProcessReady, events.ProcessServing, events.ProcessLost, events.ProcessStopping, events.ProcessExited,
-    events.ProcessEnded, events.HttpReceived, events.HttpRefused, events.HttpCalled, events.HttpDisconnected,
-    events.HttpAnswered, events.MsgRejected, events.TokFailed, events.DetokStopped, events.ReqRefused, events.ReqAborting,
-    events.ReqFinished, events.ReqEnded, events.SchedAdmitted, events.SchedBlocked, events.CacheEvicted,
-    events.EngineReady, events.TraceDropped,
+    events.ProcessReady, events.ProcessServing, events.ProcessLost, events.ProcessFailed, events.ProcessStopping,
+    events.ProcessExited, events.ProcessEnded, events.HttpReceived, events.HttpRefused, events.HttpCalled,
+    events.HttpDisconnected, events.HttpAnswered, events.MsgRejected, events.TokFailed, events.DetokStopped,
+    events.ReqRefused, events.ReqAborting, events.ReqFinished, events.ReqEnded, events.SchedAdmitted,
+    events.SchedBlocked, events.CacheEvicted, events.EngineReady, events.TraceDropped,
 )  # fmt: skip
 _TEXTS = (events.TokText, events.DetokText)
 _MESSAGES_RANK, _PREFILL_RANK, _DECODE_RANK, _COUNTERS_RANK = 100, 200, 300, 400

@@ -128,7 +128,9 @@ class Around:
         stream = self._stream
         last = stream.event(position)
         if isinstance(last, events.ProcessEnded):
-            return Status.ENDED, "has ended in order", last.ns, ()
+            before = stream.event(position - 1) if position > stream.first else None
+            failed = f", after {_failure(before)}" if isinstance(before, events.ProcessFailed) else ""
+            return Status.ENDED, f"has ended in order{failed}", last.ns, ()
         if position >= stream.last:
             return self._after_the_end(ns, last)
         following = stream.after(position)
@@ -147,7 +149,8 @@ class Around:
         death = self._death(ns, since_ns)
         if death is not None:
             code = "without an exit code" if death.exit_code is None else f"with exit code {death.exit_code}"
-            return Status.KILLED, f"died {code}", death.ns, ()
+            why = f", after {_failure(last)}" if isinstance(last, events.ProcessFailed) else ""
+            return Status.KILLED, f"died {code}{why}", death.ns, ()
         if since_ns is None:
             return Status.UNKNOWN, "nothing of it is recorded", None, ()
         return Status.SILENT, f"nothing is recorded after {_name(last)}", since_ns, ()
@@ -206,6 +209,10 @@ class Around:
                     return DeviceStage.FORWARD
                 return DeviceStage.SAMPLING if ns < event.sample_end_ns else DeviceStage.DONE
         return DeviceStage.UNKNOWN
+
+
+def _failure(event: events.ProcessFailed) -> str:
+    return event.error + (f" ({event.message})" if event.message else "")
 
 
 _Answer = tuple[Status, str, int | None, tuple[int, ...]]

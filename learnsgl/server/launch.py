@@ -44,7 +44,7 @@ from learnsgl.server.run_file import RunFile
 from learnsgl.server.serving import Serving
 from learnsgl.server.tracing import TraceControl, is_stopped
 from learnsgl.server.watchdog import Watchdog
-from learnsgl.server.worker import WorkerSetup, configure_logging, record_phase
+from learnsgl.server.worker import WorkerSetup, configure_logging, record_failure, record_phase
 from learnsgl.trace.manifest import RunState, create_run, run_id_of, update_manifest
 from learnsgl.trace.recorder import Recorder, open_recorder
 
@@ -238,9 +238,11 @@ def _end_recorded(trace_folder: Path | None, recorder: Recorder) -> Iterator[Non
         yield
     except LearnsglError as error:
         facts = {"state": RunState.FAILED, "exit_code": error.exit_code, "error": str(error)}
+        record_failure(recorder, error)
         raise
     except BaseException as error:
         facts = {"state": RunState.FAILED, "error": type(error).__name__}
+        record_failure(recorder, error)
         raise
     finally:
         recorder.close()

@@ -30,6 +30,9 @@ from learnsgl.trace.recorder import Recorder
 _POLL_S = 0.2
 """How often a start-up looks for children that died without a word."""
 
+_STOP_WAIT_S = 2.0
+"""How long workers may take to end in order when a start has failed."""
+
 _KILL_WAIT_S = 5.0
 
 
@@ -42,6 +45,7 @@ class Child:
     process: SpawnProcess
     control: Connection
     pulse: Connection
+    is_ready: bool = False
     end_recorded: bool = False
 
     @property
@@ -120,12 +124,17 @@ class Processes:
             dead = [child for child in self.children if child.name in waiting and not child.process.is_alive()]
             ack = self._next_ack()
             if ack is None and dead:
+                self.record_exit(dead[0], asked=False)
                 raise StartupError(f"{dead[0].name} {how_it_ended(dead[0])} while it started; its log is above")
             if ack is None:
                 _check_deadline(waiting, deadline, timeout_s)
                 continue
+            child = self._named(ack.name)
             if ack.error is not None:
+                child.process.join(_STOP_WAIT_S)  # it closes its part of the trace
+                self.record_exit(child, asked=False)
                 raise rebuild_error(ack.name, *ack.error)
+            child.is_ready = True
             waiting.discard(ack.name)
             info = ack.info or info
             self.call_form = ack.call_form or self.call_form
@@ -143,7 +152,12 @@ class Processes:
             self._recorder.emit(kind(self._recorder.now(), child.name, child.pid, child.process.exitcode))
 
     def close(self) -> None:
-        """Kill the children that still run, and free what belongs to them."""
+        """End the children that still run, and free what belongs to them.
+
+        After a start that failed there are such: those that are ready end in order, with the last of their traces. The
+        others are in the middle of loading, don't hear, and are killed.
+        """
+        self._stop_ready()
         for child in self.children:
             if child.process.is_alive():
                 child.process.kill()
@@ -158,6 +172,18 @@ class Processes:
         self.children = []
         self._acks.close()
         self._acks.join_thread()
+
+    def _stop_ready(self) -> None:
+        ready = [child for child in self.children if child.is_ready and child.process.is_alive()]
+        for child in ready:
+            child.say_stop()
+        deadline = time.monotonic() + _STOP_WAIT_S
+        for child in ready:
+            child.process.join(max(0.0, deadline - time.monotonic()))
+
+    def _named(self, name: str) -> Child:
+        (child,) = [child for child in self.children if child.name == name]
+        return child
 
     def _next_ack(self) -> Ack | None:
         try:

@@ -210,6 +210,7 @@ def run_worker(setup: WorkerSetup, control: Connection, pulse: Connection, acks:
         code = error.exit_code if isinstance(error, LearnsglError) else LearnsglError.exit_code
         if worker.is_ready or not isinstance(error, LearnsglError):
             _log.exception("%s ends after %.1f s", setup.name, (time.monotonic_ns() - start_ns) / 1e9)
+        record_failure(recorder, error)
         if not worker.is_ready:
             worker.fail(error)
         worker.close(in_order=False)
@@ -232,9 +233,18 @@ def load_named(name: str) -> Callable[..., Any]:
 
 
 def record_phase(recorder: Recorder, phase: str, start_ns: int) -> None:
-    """Record that a phase of the start-up has ended now."""
+    """Record that a phase of the start-up has ended now; at once, since the next one may end this process."""
     if recorder.steps:
         recorder.emit(events.ProcessPhase(recorder.now(), phase, start_ns))
+        recorder.flush()
+
+
+def record_failure(recorder: Recorder, error: BaseException) -> None:
+    """Record why this process ends, at once. A defect's message may hold parts of a prompt, and is left out."""
+    if recorder.steps:
+        message = str(error) if isinstance(error, LearnsglError) else ""
+        recorder.emit(events.ProcessFailed(recorder.now(), type(error).__name__, message))
+        recorder.flush()
 
 
 def configure_logging(level: str, process: str) -> None:

@@ -97,11 +97,19 @@ class ProcessLost(Event, tag="process.lost"):
     exit_code: Annotated[int | None, about("its exit code; minus a signal's number where a signal ended it")]
 
 
+class ProcessFailed(Event, tag="process.failed"):
+    """This process ends with an error. The API process has the error with which the whole server ends."""
+
+    LEVEL: ClassVar[TraceLevel] = TraceLevel.STEPS
+    error: Annotated[str, about("class of the error, as in docs/troubleshooting.md")]
+    message: Annotated[str, about("what it says; empty for a defect, whose message may hold anything")]
+
+
 class ProcessStopping(Event, tag="process.stopping"):
     """The parent has begun to stop the server."""
 
     LEVEL: ClassVar[TraceLevel] = TraceLevel.STEPS
-    reason: Annotated[str, about("signal, worker_lost, error or a test's word")]
+    reason: Annotated[str, about("signal, worker_lost, error, start_failed or a test's word")]
     num_running: Annotated[int, about("requests that have not ended yet", "requests")]
 
 

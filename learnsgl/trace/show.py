@@ -65,6 +65,8 @@ def describe(trace: Trace) -> str:
         f"command   {' '.join(str(word) for word in manifest.get('command', []))}",
         f"model     {_model(trace)}",
     ]
+    if error := manifest.get("error"):
+        lines.append(f"failed    {error}")
     for area in ("hardware", "versions"):
         facts = manifest.get(area)
         if isinstance(facts, dict):

@@ -122,5 +122,7 @@ def create_echo_executor(folder: Path, name: str, engine: EngineConfig, schedule
         raise OutOfMemoryError("one page is too little")
     if engine.num_pages == 2:
         raise SystemExit(9)
+    if engine.num_pages == 3:
+        threading.Event().wait()  # loads for ever
     context_len = engine.max_model_len or CONTEXT_LEN
     return EchoExecutor(engine.num_pages or 4096, engine.page_size, engine.seed / 1000, context_len)

@@ -1,4 +1,4 @@
-"""Faults inside of a worker that still runs: a loop that is stuck, that spins, or that comes round and does nothing."""
+"""Faults inside of a worker that still runs: a loop that is stuck, or spins. And what is left of a start that fails."""
 
 from __future__ import annotations
 
@@ -8,10 +8,17 @@ from typing import cast
 import httpx
 import pytest
 
+from learnsgl.errors import ModelNotFoundError, OutOfMemoryError, StartupError
+from learnsgl.replay import Replay
 from learnsgl.scheduler.io import SchedulerIO
 from learnsgl.scheduler.scheduler import Scheduler
 from learnsgl.scheduler.worker import run_loop
+from learnsgl.trace import events
+from learnsgl.trace.reader import Trace
+from learnsgl.trace.show import describe
+from learnsgl.trace.verify import verify
 from tests.server.conftest import Starter
+from tests.server.running import RunningServer
 from tests.server.test_life import FEW, Caller, check_lost
 
 QUICK = ("--worker-timeout-s", "30", "--step-timeout-s", "1.5")
@@ -42,6 +49,63 @@ def test_a_step_within_the_limit_is_let_alone(start: Starter) -> None:
     assert answer.json()["text"] == "ABA"  # 7.5 s of work in all, and no step of more than 2.5 s
     server.signal(signal.SIGTERM)
     assert server.wait() == 0, server.log
+
+
+def failed_start(server: RunningServer) -> tuple[Trace, dict[str, str]]:
+    """The recording of a start that failed, and what `learnsgl trace show` says that each process does in the end."""
+    assert server.wait() == StartupError.exit_code, server.log
+    assert server.left_behind() == []
+    trace = Trace.open(server.trace_folder)
+    verify(trace)
+    end = Replay(trace).end()
+    return trace, {process.name: process.doing for process in end.processes}
+
+
+def failures(trace: Trace) -> dict[str, str]:
+    """Errors by the process that recorded them."""
+    return {
+        entry.process: entry.event.error for entry in trace.events() if isinstance(entry.event, events.ProcessFailed)
+    }
+
+
+def lost(trace: Trace) -> list[tuple[str, int | None]]:
+    return [(e.event.name, e.event.exit_code) for e in trace.events("api") if isinstance(e.event, events.ProcessLost)]
+
+
+def test_a_start_without_memory_says_which_process_failed_and_why(start: Starter) -> None:
+    trace, doing = failed_start(start("--num-pages", "1"))
+    assert failures(trace) == {"scheduler-0": "OutOfMemoryError", "api": "OutOfMemoryError"}
+    assert lost(trace) == [("scheduler-0", OutOfMemoryError.exit_code)]
+    assert "OutOfMemoryError (one page is too little)" in doing["scheduler-0"]
+    assert "OutOfMemoryError (one page is too little)" in doing["api"]
+    phases = {e.process for e in trace.events() if isinstance(e.event, events.ProcessPhase)}
+    assert set(trace.processes) <= phases, "what had been done by then isn't lost"
+
+
+def test_a_start_in_which_a_process_dies_says_which(start: Starter) -> None:
+    trace, doing = failed_start(start("--num-pages", "2"))
+    assert failures(trace) == {"api": "StartupError"}
+    assert lost(trace) == [("scheduler-0", 9)]
+    assert doing["scheduler-0"] == "died with exit code 9"
+    assert "scheduler-0 ended with exit code 9 while it started" in doing["api"]
+
+
+def test_workers_that_are_ready_end_in_order_when_another_one_fails(start: Starter) -> None:
+    trace, doing = failed_start(start("--num-pages", "3", "--start-timeout-s", "6"))  # one hangs while it loads
+    assert failures(trace) == {"api": "StartupError"}
+    ready = {e.event.name for e in trace.events("api") if isinstance(e.event, events.ProcessReady)}
+    assert ready == {"tokenizer-0", "detokenizer"}
+    assert {doing[name] for name in ready} == {"has ended in order"}
+    assert "scheduler-0 did not get ready within 6 s" in doing["api"]
+
+
+def test_a_model_that_is_not_there_is_in_the_recording(start: Starter) -> None:
+    server = start("--model", "no-such-model")
+    assert server.wait() == ModelNotFoundError.exit_code
+    trace = Trace.open(server.trace_folder)
+    verify(trace)
+    assert failures(trace) == {"api": "ModelNotFoundError"}
+    assert "no-such-model" in describe(trace)
 
 
 class OneTurn:

@@ -71,9 +71,6 @@ class LiveRequest:
         self._num_unfinished = len(self.choices)
         self._ended = asyncio.Event()
         """Nothing is still to come."""
-        self._num_unfinished = len(self.choices)
-        self._ended = asyncio.Event()
-        """Nothing is still to come."""
 
     @property
     def uid(self) -> int:
@@ -155,12 +152,6 @@ class LiveRequest:
         async for piece in self.pieces():
             pieces[piece.index].append(piece)
         return [joined(parts) for parts in pieces.values()]
-
-    def _tell(self) -> None:
-        """Wake whoever waits for what has changed."""
-        self._news.set()
-        if not self._num_unfinished or self.failure is not None:
-            self._ended.set()
 
     def _tell(self) -> None:
         """Wake whoever waits for what has changed."""

@@ -19,6 +19,7 @@ from learnsgl.kernels.rotary_store import QKNorm
 from learnsgl.models.rope import rotate_
 from tests.attention.conftest import INTERPRETED
 from tests.attention.steps import STEPS, Pair, assert_close
+from tests.kernels.test_under_the_interpreter import UNUSED
 
 pytestmark = pytest.mark.usefixtures("fake")
 
@@ -162,7 +163,7 @@ def test_the_same_with_the_triton_kernels_interpreted() -> None:
     environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
     chosen = "padding and heads0 or rotating and True"
     result = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--tb=short", "-k", chosen, __file__],
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *UNUSED, "--tb=short", "-k", chosen, __file__],
         cwd=ROOT, env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert result.returncode == 0, f"{result.stdout[-4000:]}\n{result.stderr[-2000:]}"

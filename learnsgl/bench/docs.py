@@ -2,24 +2,38 @@
 
 A table stands between `<!-- table: NAME -->` and `<!-- end -->`; a run's command, date and machine where the page says
 `<!-- run: BENCH -->`; and what was tried for a benchmark's figures, from `tried.json`, at `<!-- tried: BENCH -->`.
-`learnsgl bench docs` calls `write_page`, and a test compares the page with `render`.
+`learnsgl bench docs` calls `write_page`, and a test compares the page with `render`. Results of a GPU lie in the folder
+`gpu`, and their tables have that name before their own; those that aren't there have no rows.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 
 from learnsgl.bench.command import BENCHES
+from learnsgl.bench.kernels_tables import KERNEL_HEADS, KERNELS
+from learnsgl.bench.offline_tables import FLOOR_HEADS
 from learnsgl.bench.report import Report, read_report
 from learnsgl.bench.run import tables_of
+from learnsgl.bench.steps_tables import DECODE_HEADS, IDLE_HEADS, PREFILL_HEADS
 from learnsgl.bench.tables import Table
+from learnsgl.bench.tracing_tables import RUN_HEADS
 from learnsgl.errors import FolderError
 
-_PLACE = re.compile(r"<!-- (table|run|tried): ([\w-]+) -->\n.*?<!-- end -->", re.DOTALL)
-_SHOWN_VERSIONS = ("python", "torch", "transformers", "llama-cpp-python", "numpy")
+_PLACE = re.compile(r"<!-- (table|run|tried): ([\w/-]+) -->\n.*?<!-- end -->", re.DOTALL)
+GPU = "gpu"
+GPU_TABLES: Mapping[str, Mapping[str, Sequence[str]]] = {
+    "steps": {"steps-decode": DECODE_HEADS, "steps-idle": IDLE_HEADS, "steps-prefill": PREFILL_HEADS},
+    "offline": {"offline-floor": FLOOR_HEADS},
+    "trace": {"trace-runs": RUN_HEADS},
+    "kernels": {f"kernels-{kernel}": KERNEL_HEADS for kernel in KERNELS},
+}
+"""Tables of a GPU on the page, by benchmark, with their columns."""
+_SHOWN_VERSIONS = ("python", "torch", "triton", "transformers", "llama-cpp-python", "numpy")
 
 
 class Tried(msgspec.Struct, forbid_unknown_fields=True):
@@ -75,6 +89,7 @@ def render(page: str, folder: Path) -> str:
     texts |= {
         ("tried", name): tried_table(tried, name).markdown() for name in dict.fromkeys(one.bench for one in tried)
     }
+    texts |= _gpu_texts(folder)
     for report in reports.values():
         texts |= {("table", table.name): table.markdown() for table in tables_of(report)}
 
@@ -86,6 +101,22 @@ def render(page: str, folder: Path) -> str:
         return f"<!-- {kind}: {name} -->\n{texts[kind, name]}\n<!-- end -->"
 
     return _PLACE.sub(fill, page)
+
+
+def _gpu_texts(folder: Path) -> dict[tuple[str, str], str]:
+    """What stands in the places of a GPU's runs and tables."""
+    texts = {}
+    for name, heads in GPU_TABLES.items():
+        tables = {table: Table(table, columns, []) for table, columns in heads.items()}
+        file = folder / GPU / f"{name}.json"
+        if file.is_file():
+            report = read_report(file)
+            tables |= {table.name: table for table in tables_of(report)}
+            texts["run", f"{GPU}/{name}"] = about(report, f"{folder.name}/{GPU}/{name}.json")
+        else:
+            texts["run", f"{GPU}/{name}"] = "Not measured yet."
+        texts |= {("table", f"{GPU}/{table}"): tables[table].markdown() for table in heads}
+    return texts
 
 
 def about(report: Report, file: str) -> str:

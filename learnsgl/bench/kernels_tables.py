@@ -57,6 +57,11 @@ class KernelResults(msgspec.Struct, frozen=True):
     cases: list[KernelTimes]
 
 
+KERNEL_HEADS = ("shape", "size", "by", "µs", "floor, µs", "of the floor's rate", "GB/s", "TFLOP/s")
+KERNELS = ("rms-norm", "silu-mul", "rotary-store", "decode-attention", "prefill-attention", "sampling")
+"""Each has a table of its own."""
+
+
 def floor_us(case: KernelTimes, results: KernelResults) -> float:
     """The least time: at the rate of a large copy, or of a large product where that takes longer."""
     moving_s = case.num_bytes / results.copy_bytes_per_s
@@ -75,8 +80,7 @@ def kernels_tables(results: KernelResults) -> list[Table]:
     for kernel in dict.fromkeys(case.kernel for case in results.cases):
         cases = [case for case in results.cases if case.kernel == kernel]
         rows = [row for case in cases for row in _rows(case, results)]
-        heads = ("shape", "size", "by", "µs", "floor, µs", "of the floor's rate", "GB/s", "TFLOP/s")
-        tables.append(Table(f"kernels-{kernel}", heads, rows, note))
+        tables.append(Table(f"kernels-{kernel}", KERNEL_HEADS, rows, note))
         note = ""
     return tables
 

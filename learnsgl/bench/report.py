@@ -23,6 +23,7 @@ FORMAT = 1
 _PACKAGES = (
     "learnsgl",
     "torch",
+    "triton",
     "transformers",
     "llama-cpp-python",
     "numpy",

@@ -10,10 +10,14 @@ import pytest
 
 from learnsgl import cli
 from learnsgl.bench.command import BENCHES
-from learnsgl.bench.docs import render
+from learnsgl.bench.docs import GPU_TABLES, render
+from learnsgl.bench.kernels_tables import KERNELS, kernels_tables
 from learnsgl.bench.report import Report, read_report
 from learnsgl.bench.run import tables_of
+from learnsgl.bench.steps_tables import steps_tables
 from learnsgl.errors import FolderError
+from tests.bench.test_kernels import RESULTS as KERNEL_RESULTS
+from tests.bench.test_steps import made_up
 
 ROOT = Path(__file__).parents[2]
 PAGE, RESULTS = ROOT / "docs" / "benchmarks.md", ROOT / "docs" / "benchmarks"
@@ -26,11 +30,13 @@ SMALL = {
     "memory": "--model tiny-random --repeats 1 --serve-options=--num-threads=1",
     "tracers": "--model tiny-random --threads 1 --tracers learnsgl torch.profiler --repeats 1 --batch 1 --input-len 4 "
     "--output-len 3",
+    "steps": "--models tiny-random --dtype float32 --threads 1 --batch 2 --context 16 --steps 8 --prefill-len 32 "
+    "--prefill-repeats 1 --no-variants",
     "replay": "--events 2000 --seeks 2 --running 4 --nodes 20 --output-len 8 --formats jsonl",
 }
 
 
-@pytest.mark.parametrize("name", BENCHES)
+@pytest.mark.parametrize("name", SMALL)
 def test_a_bench_prints_its_tables_and_writes_its_file(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -97,9 +103,33 @@ def test_the_page_is_not_stale() -> None:
 
 
 def test_every_table_of_every_bench_is_on_the_page() -> None:
-    shown = set(re.findall(r"<!-- table: ([\w-]+) -->", PAGE.read_text(encoding="utf-8")))
+    shown = set(re.findall(r"<!-- table: ([\w/-]+) -->", PAGE.read_text(encoding="utf-8")))
     reports = [read_report(RESULTS / f"{name}.json") for name in BENCHES]
-    assert {table.name for report in reports for table in tables_of(report)} == shown
+    of_a_gpu = {f"gpu/{table}" for tables in GPU_TABLES.values() for table in tables}
+    assert {table.name for report in reports for table in tables_of(report)} | of_a_gpu == shown
+
+
+def test_what_a_gpu_gave_fills_its_tables(tmp_path: Path) -> None:
+    for name in (*BENCHES, "tried"):
+        (tmp_path / f"{name}.json").write_bytes((RESULTS / f"{name}.json").read_bytes())
+    page = "<!-- run: gpu/trace -->\n<!-- end -->\n<!-- table: gpu/trace-runs -->\n<!-- end -->"
+    assert "\nNot measured yet.\n" in render(page, tmp_path)
+    rows = render(page, tmp_path).count("| model |")
+    (tmp_path / "gpu").mkdir()
+    (tmp_path / "gpu" / "trace.json").write_bytes((RESULTS / "trace.json").read_bytes())
+    filled = render(page, tmp_path)
+    assert f"({tmp_path.name}/gpu/trace.json)" in filled
+    assert (rows, filled.count("| model |")) == (0, 3)
+
+
+def test_the_tables_of_a_gpu_are_those_that_its_benchmarks_give() -> None:
+    given = {
+        "steps": {table.name: table.heads for table in steps_tables(made_up())},
+        "kernels": {table.name: table.heads for table in kernels_tables(KERNEL_RESULTS)},
+    }
+    assert given["steps"] == GPU_TABLES["steps"]
+    assert given["kernels"].items() <= GPU_TABLES["kernels"].items()
+    assert {f"kernels-{kernel}" for kernel in KERNELS} == set(GPU_TABLES["kernels"])
 
 
 def test_the_page_tells_what_each_figure_belongs_to() -> None:

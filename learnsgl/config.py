@@ -15,7 +15,7 @@ from enum import Enum, StrEnum
 from pathlib import Path
 from typing import Any
 
-from learnsgl.errors import OptionError
+from learnsgl.errors import FolderError, OptionError
 
 BUILT_IN_MODEL = "smollm2-135m"
 SECRET = "(secret)"
@@ -92,10 +92,13 @@ class ServerConfig:
     )
     api_key: str | None = option(
         None,
-        "key that clients must send (Authorization: Bearer KEY); also $LEARNSGL_API_KEY, which other users of the "
-        "machine can't see. By default none is asked for",
+        "key that clients must send (Authorization: Bearer KEY). Other users of the machine see command lines: "
+        "--api-key-file and $LEARNSGL_API_KEY keep it from them. By default none is asked for",
         metavar="KEY",
         secret=True,
+    )
+    api_key_file: Path | None = option(
+        None, "file whose first line is the key; nobody else should be able to read it", metavar="FILE"
     )
     request_timeout_s: float | None = option(
         None,
@@ -362,8 +365,38 @@ def wants_no_color() -> bool:
 
 
 def api_key(config: ServerConfig) -> str | None:
-    """The key that clients must send: `--api-key`, or `$LEARNSGL_API_KEY`; `None` where none is asked for."""
-    return config.api_key or os.environ.get("LEARNSGL_API_KEY") or None
+    """The key that clients must send: `--api-key`, the first line of `--api-key-file`, or else `$LEARNSGL_API_KEY`.
+
+    Returns:
+        The key; `None` where none is asked for.
+
+    Raises:
+        OptionError: both options are given, or the file holds no key.
+        FolderError: the file can't be read.
+    """
+    if config.api_key_file is None:
+        return config.api_key or os.environ.get("LEARNSGL_API_KEY") or None
+    if config.api_key is not None:
+        raise OptionError("--api-key and --api-key-file contradict each other; leave one out")
+    try:
+        key = config.api_key_file.read_text(encoding="utf-8").partition("\n")[0].strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise FolderError(f"--api-key-file {config.api_key_file} can't be read: {error}") from None
+    if not key:
+        raise OptionError(f"--api-key-file {config.api_key_file} has an empty first line; write the key into it")
+    return key
+
+
+def client_api_key(given: str | None, *, is_url_given: bool) -> str | None:
+    """The key that our own clients send: the option's, `$LEARNSGL_API_KEY`, or `$OPENAI_API_KEY`.
+
+    Args:
+        given: the option's value.
+        is_url_given: whether the user has named the server. The key for OpenAI isn't shown to whoever happens to
+            listen at the address that is tried by default.
+    """
+    theirs = os.environ.get("OPENAI_API_KEY") if is_url_given else None
+    return given or os.environ.get("LEARNSGL_API_KEY") or theirs or None
 
 
 def cache_folder() -> Path:

@@ -21,6 +21,9 @@ CONNECT_S = 5.0
 MODELS_S = 10.0
 READ_S = 300.0
 """A long prompt may take minutes on a small machine before its first token."""
+NO_ACCESS = (401, 403)
+"""Statuses of a server that wants another key, or one at all."""
+KEY_HINT = "Give its key with --api-key, or as $LEARNSGL_API_KEY or, for a --url, $OPENAI_API_KEY"
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _STREAM_END = "[DONE]"
 

@@ -44,7 +44,11 @@ def add_chat_command(subparsers: Any) -> None:
     )
     group = parser.add_argument_group("chat")
     group.add_argument("--url", help=f"an OpenAI-compatible server (default: {DEFAULT_URL}, or one of its own)")
-    group.add_argument("--api-key", metavar="KEY", help="key that the server asks for, if it does")
+    group.add_argument(
+        "--api-key",
+        metavar="KEY",
+        help="key that the server asks for, if it does (default: $LEARNSGL_API_KEY, and with --url $OPENAI_API_KEY)",
+    )
     group.add_argument("--system", metavar="TEXT", help="system message of the conversation")
     group.add_argument("--max-tokens", type=int, metavar="N", help="most tokens of an answer (default: the server's)")
     group.add_argument("--temperature", type=float, metavar="X", help="of the sampling (default: the server's)")

@@ -8,12 +8,12 @@ import sys
 from dataclasses import fields
 from typing import Any
 
-from learnsgl.chat.client import ChatClient
+from learnsgl.chat.client import KEY_HINT, NO_ACCESS, ChatClient
 from learnsgl.chat.command import AREAS, DEFAULT_URL
 from learnsgl.chat.readers import PipeReader, Reader, TerminalReader
 from learnsgl.chat.shell import COMMANDS, Partner, Shell
-from learnsgl.config import Config, cache_folder, flag_of
-from learnsgl.errors import LearnsglError, OptionError, StartupError
+from learnsgl.config import Config, cache_folder, client_api_key, flag_of
+from learnsgl.errors import LearnsglError, OptionError, RequestError, StartupError
 from learnsgl.hub import resolve_model
 from learnsgl.local_server import LocalServer
 from learnsgl.terminal import utf8_output
@@ -56,10 +56,12 @@ def _find_partner(args: argparse.Namespace) -> Partner | None:
         StartupError: `--url` names a server that isn't there.
         OptionError: the server at `--url` hasn't got the model.
     """
-    client = ChatClient(args.url or DEFAULT_URL, args.api_key)
+    client = ChatClient(args.url or DEFAULT_URL, client_api_key(args.api_key, is_url_given=args.url is not None))
     try:
         models = client.models()
     except LearnsglError as error:
+        if isinstance(error, RequestError) and error.status in NO_ACCESS:
+            raise StartupError(f"{client.url} refuses: {error}. {KEY_HINT}") from error
         if args.url is None:
             _say(f"no server at {DEFAULT_URL}; starting one for this chat")
             return None
@@ -88,7 +90,8 @@ def _start_partner(args: argparse.Namespace, model: str, cleanup: contextlib.Exi
         lines = server.log.splitlines()[-_LAST_LOG_LINES:]
         return "; the server of this chat has ended, and its last words were:\n" + "\n".join(lines)
 
-    return Partner(ChatClient(server.url), server.model, _sampling(args), server.trace_folder, last_words)
+    key = client_api_key(args.api_key, is_url_given=False)  # the server has read the same variable
+    return Partner(ChatClient(server.url, key), server.model, _sampling(args), server.trace_folder, last_words)
 
 
 def _options(args: argparse.Namespace) -> list[str]:

@@ -102,6 +102,7 @@ def launch_server(
     """
     config.check()
     read_origins(config.server.cors_origin)
+    api_key(config.server)  # what can be wrong with it is said now
     configure_logging(config.server.log_level, API_NAME)
     with signals.raised_as_exceptions(), contextlib.ExitStack() as cleanup:
         try:

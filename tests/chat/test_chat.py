@@ -74,6 +74,28 @@ def test_a_model_that_the_server_lacks(server: RunningServer, chat: Type, capsys
     assert chat("", "--url", server.url, "--model", MODEL) == 0
 
 
+def test_a_server_that_wants_a_key(
+    chat: Type, tmp_path: Path, home_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("LEARNSGL_API_KEY", raising=False)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    running = RunningServer(tmp_path, home_folder, "--num-tokenizer", "0", "--api-key", "sesame")
+    try:
+        words = ["--url", running.url, "--max-tokens", "7"]
+        assert chat("Hi\n", *words) == 3
+        assert "Give its key with --api-key, or as $LEARNSGL_API_KEY" in capsys.readouterr().err
+        assert chat("Hi\n", *words, "--api-key", "sesam") == 3
+        assert chat("Hi\n", *words, "--api-key", "sesame") == 0
+        monkeypatch.setenv("OPENAI_API_KEY", "sesame")
+        assert chat("Hi\n", *words) == 0
+        monkeypatch.setattr("learnsgl.chat.run.DEFAULT_URL", running.url)
+        capsys.readouterr()
+        assert cli.main(["chat"]) == 3, "no second server beside one that only wants a key"
+        assert "refuses" in capsys.readouterr().err
+    finally:
+        running.close()
+
+
 def test_a_url_where_nobody_answers(chat: Type, capsys: pytest.CaptureFixture[str]) -> None:
     assert chat("Hi\n", "--url", f"http://127.0.0.1:{free_port()}") == 3
     assert "nobody answers at" in capsys.readouterr().err

@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import socket
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import httpx
 import openai
+import psutil
 import pytest
 
-from learnsgl.config import SECRET, Config, ServerConfig, api_key
+from learnsgl.config import SECRET, Config, ServerConfig, api_key, client_api_key
 from learnsgl.core import MAX_CHOICES
-from learnsgl.errors import OptionError
+from learnsgl.errors import FolderError, OptionError
 from learnsgl.message.codec import MAX_MESSAGE_BYTES
 from learnsgl.server.cors import read_origins
 from learnsgl.server.port import bind_port, is_public
@@ -72,6 +74,56 @@ def test_the_key_may_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("LEARNSGL_API_KEY", KEY)
     assert api_key(ServerConfig()) == KEY
     assert api_key(ServerConfig(api_key="other")) == "other"
+
+
+def test_the_key_may_come_from_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LEARNSGL_API_KEY", "another")
+    file = tmp_path / "key"
+    file.write_text(f"  {KEY}\nand a remark\n", encoding="utf-8")
+    assert api_key(ServerConfig(api_key_file=file)) == KEY
+    with pytest.raises(OptionError, match="contradict"):
+        api_key(ServerConfig(api_key="x", api_key_file=file))
+    file.write_text("\nkey")
+    with pytest.raises(OptionError, match="empty first line"):
+        api_key(ServerConfig(api_key_file=file))
+    file.write_bytes(b"\xff\xfe")
+    with pytest.raises(FolderError, match="can't be read"):
+        api_key(ServerConfig(api_key_file=file))
+    with pytest.raises(FolderError, match="can't be read"):
+        api_key(ServerConfig(api_key_file=tmp_path / "none"))
+
+
+def test_a_server_with_its_key_in_a_file(start: Starter, tmp_path: Path) -> None:
+    """Neither its command line nor its environment tells the key, nor do its log and its recording."""
+    (tmp_path / "key").write_text("sesame\n")
+    server = start("--num-tokenizer", "0", "--api-key-file", str(tmp_path / "key"))
+    assert httpx.get(f"{server.url}/v1/models").status_code == 401
+    assert httpx.get(f"{server.url}/v1/models", headers={"Authorization": "Bearer sesame"}).is_success
+    family = psutil.Process(server.process.pid)
+    for process in (family, *family.children(recursive=True)):
+        assert "sesame" not in " ".join([*process.cmdline(), *process.environ().values()])
+    server.process.terminate()
+    assert server.wait() == 0
+    assert "sesame" not in server.log
+    trace = check_trace(server)
+    assert all(b"sesame" not in path.read_bytes() for path in trace.path.iterdir())
+
+
+def test_a_key_that_cannot_be_read_is_told_before_anything_starts(start: Starter, tmp_path: Path) -> None:
+    server = start("--api-key-file", str(tmp_path / "none"), wait_ready=False)
+    assert server.wait() == 2
+    assert "--api-key-file" in server.log
+    assert not server.trace_root.exists()
+
+
+def test_which_key_our_own_clients_send(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "theirs")
+    monkeypatch.delenv("LEARNSGL_API_KEY", raising=False)
+    assert client_api_key(None, is_url_given=True) == "theirs"
+    assert client_api_key(None, is_url_given=False) is None, "not to whoever listens at the default address"
+    monkeypatch.setenv("LEARNSGL_API_KEY", "ours")
+    assert client_api_key(None, is_url_given=True) == client_api_key(None, is_url_given=False) == "ours"
+    assert client_api_key("given", is_url_given=True) == "given"
 
 
 def test_what_one_request_may_ask_for(start: Starter) -> None:

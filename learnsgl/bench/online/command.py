@@ -19,6 +19,7 @@ from learnsgl.bench.online.measure import Source, measure
 from learnsgl.bench.online.results import Limits, OnlineResults, Outcome, Row
 from learnsgl.bench.online.settings import Endpoint, PromptForm, Settings
 from learnsgl.bench.workload import Lengths
+from learnsgl.config import client_api_key
 from learnsgl.errors import FolderError, ServingError, StartupError
 
 _HIDDEN = {"--api-key": "KEY", "--url": "URL"}
@@ -93,7 +94,8 @@ def without_secrets(words: Sequence[str]) -> list[str]:
 def measure_online(args: argparse.Namespace, tell: Callable[[str], None]) -> tuple[Settings, OnlineResults]:
     """What was asked for, and what came of it."""
     settings = settings_of(args)
-    source = Source(args.url, args.api_key, args.serve_options, args.prompts, args.workload)
+    key = client_api_key(args.api_key, is_url_given=args.url is not None)
+    source = Source(args.url, key, args.serve_options, args.prompts, args.workload)
     return settings, measure(settings, source, tell)
 
 

@@ -46,7 +46,12 @@ def add_online_options(parser: argparse.ArgumentParser) -> None:
 
 def _add_server(group: Any) -> None:
     group.add_argument("--url", help="an OpenAI-compatible server (default: one is started, and ended)")
-    group.add_argument("--api-key", metavar="KEY", help="key that the server asks for; it isn't written down")
+    group.add_argument(
+        "--api-key",
+        metavar="KEY",
+        help="key that the server asks for; it isn't written down (default: $LEARNSGL_API_KEY, and with --url "
+        "$OPENAI_API_KEY)",
+    )
     group.add_argument("--model", help=f"its name (default: the server's first; for our own {BUILT_IN_MODEL})")
     group.add_argument(
         "--serve-options", default="", metavar="TEXT", help="options of learnsgl serve for our own, in one argument"

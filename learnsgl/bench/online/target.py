@@ -17,7 +17,7 @@ import msgspec
 
 from learnsgl.bench.online.prompts import WORDS, Form, IdsForm, WordsForm, calibrated
 from learnsgl.bench.online.settings import Endpoint, PromptForm, Settings
-from learnsgl.chat.client import ChatClient, refusal
+from learnsgl.chat.client import KEY_HINT, NO_ACCESS, ChatClient, refusal
 from learnsgl.config import BUILT_IN_MODEL
 from learnsgl.errors import OptionError, RequestError, ServingError, StartupError
 from learnsgl.hub import resolve_model
@@ -28,7 +28,6 @@ _VOCAB_SIZES = (30_000, 256)
 """Smaller than those of today's models, and than that of a byte tokenizer."""
 _NUM_WORDS = (16, 80)
 _ASK_S = 300.0
-_NO_ACCESS = (401, 403)
 
 
 class Target(msgspec.Struct, frozen=True):
@@ -82,6 +81,8 @@ def find_target(
         models = chat.models()
     except ServingError as error:
         raise StartupError(f"{error}; start a server there, or leave --url out, and one is started") from error
+    except RequestError as error:
+        raise StartupError(f"{chat.url} refuses: {error}. {KEY_HINT}") from error
     if not models:
         raise StartupError(f"{chat.url} serves no model")
     if model is not None and model not in models:
@@ -147,7 +148,7 @@ class _Question:
         response = self._http.post(self._endpoint.path, json=self._fields | asked)
         if response.is_error:
             self.refused = refusal(response)
-            if response.status_code in _NO_ACCESS:
+            if response.status_code in NO_ACCESS:
                 raise self.refused
             return None
         try:

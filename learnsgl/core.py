@@ -205,8 +205,13 @@ class TokenMatcher(Protocol):
         """Go on by a token that was sampled."""
         ...
 
-    def mask(self, sampling: SamplingParams, num_output: int) -> npt.NDArray[np.uint8] | None:
-        """The tokens that may come next, one bit each; `None` where it can't go on."""
+    num_mask_bytes: int
+    """Length of a mask, one bit for each token of the model."""
+    num_filled_bytes: int
+    """Length of what `fill` writes, of which the mask is the beginning."""
+
+    def fill(self, bits: npt.NDArray[np.uint8], sampling: SamplingParams, num_output: int) -> bool:
+        """Write the tokens that may come next, one bit each; false where it can't go on."""
         ...
 
 

@@ -14,18 +14,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
+import numpy as np
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, grammar_from
 
 from learnsgl.core import Grammar, GrammarKind
 from learnsgl.errors import RequestError
 from learnsgl.scheduler.executor import ExecutorInfo
 from learnsgl.scheduler.grammar_errors import refused
-from learnsgl.scheduler.grammar_matcher import GrammarMatcher, MaskShape
+from learnsgl.scheduler.grammar_matcher import GrammarMatcher
 
 MAX_GRAMMAR_BYTES = 128 << 10
 """Longest text of a grammar; a schema of that size takes about half a second to compile."""
 MAX_KEPT = 128
 """Compiled grammars that are kept, the latest used ones, for requests with the same grammar."""
+MAX_ITEMS = 5_000
+"""Ways that a parser may follow at once: enough for an object with 1,000 properties that may each be left out."""
+MAX_STEP_ITEMS = 20_000
+"""Ways that it may look at for one mask. Most masks take 10 µs, of an object with 500 such properties 8 ms."""
 WHITESPACE = r"[ \n\r\t]{0,20}"
 """What JSON answers may have between two words. Without an end, a small model may write blanks until `max_tokens`."""
 
@@ -108,8 +113,10 @@ class Grammars:
 
     def start(self, compiled: Compiled) -> GrammarMatcher:
         """A matcher for one answer, before its first token."""
-        shape = MaskShape.of(self._vocab_size, self._loaded().vocab_size)
-        return GrammarMatcher(compiled.template.deep_copy(), shape, self._eos_ids)
+        return GrammarMatcher(
+            compiled.template.deep_copy(), model_vocab_size=self._vocab_size,
+            tokenizer_vocab_size=self._loaded().vocab_size, eos_ids=self._eos_ids,
+        )  # fmt: skip
 
     def _find(self, grammar: Grammar) -> Compiled | RequestError | None:
         with self._keeping:
@@ -136,18 +143,34 @@ class Grammars:
             return refused(grammar, f"it is {num_bytes} bytes long, and at most {MAX_GRAMMAR_BYTES} are allowed")
         try:
             source = _source(grammar)
-            limits = LLParserLimits(verbose_errors=False)
+            limits = LLParserLimits(
+                max_items_in_row=MAX_ITEMS, step_max_items=MAX_STEP_ITEMS, verbose_errors=False
+            )  # fmt: skip
             template = LLMatcher(self._loaded(), source, log_level=0, limits=limits)
         except (ValueError, TypeError, RecursionError) as error:  # no JSON, half of a surrogate pair
             return refused(grammar, str(error))
         except RequestError as error:
             return error
-        if not template.is_error():
-            # The first mask is the slowest, since it builds what later ones share; better here than in the loop.
-            template.compute_bitmask()
-        if template.is_error():
-            return refused(grammar, template.get_error())
+        reason = template.get_error() or _try_out(template)
+        if reason:
+            return refused(grammar, reason)
         return Compiled(grammar, template, start_ns, self._clock())
+
+
+def _try_out(template: LLMatcher) -> str:
+    """Compute the first two masks; why that fails, or nothing.
+
+    The first mask is the slowest, since it builds what later ones share: better here than in the loop. And a grammar
+    that is too much for the limits mostly shows it here.
+    """
+    mask = np.frombuffer(template.compute_bitmask(), dtype=np.uint8)
+    if template.is_error():
+        return template.get_error()
+    trial = template.deep_copy()
+    trial.consume_token(int(np.flatnonzero(np.unpackbits(mask, bitorder="little"))[-1]))
+    if not trial.is_stopped():
+        trial.compute_bitmask()
+    return trial.get_error()
 
 
 def _source(grammar: Grammar) -> str:

@@ -7,38 +7,20 @@ sampled, `advance` when a step's tokens are committed.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from learnsgl.core import Int32Array, Req, SamplingParams
+from learnsgl.core import Req, SamplingParams, TokenMatcher
 from learnsgl.message.types import ErrorInfo
 from learnsgl.scheduler.executor import Masks
+from learnsgl.scheduler.table import BoolArray, Int64Array
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher
 
 Bits = npt.NDArray[np.uint8]
-
-
-@dataclass(frozen=True, slots=True)
-class MaskShape:
-    """Lengths of one mask, in bytes.
-
-    Attributes:
-        num_bytes: of a mask for the executor: one bit for each token of the model.
-        num_matcher_bytes: of llguidance's: one for each of the tokenizer's, in whole words of 32.
-    """
-
-    num_bytes: int
-    num_matcher_bytes: int
-
-    @staticmethod
-    def of(model_vocab_size: int, tokenizer_vocab_size: int) -> MaskShape:
-        """For a model and a tokenizer, either of which may have more tokens than the other."""
-        return MaskShape(-(-model_vocab_size // 8), -(-tokenizer_vocab_size // 32) * 4)
 
 
 class GrammarMatcher:
@@ -47,58 +29,69 @@ class GrammarMatcher:
     Its position is the number of tokens that it took, which is the request's `num_output`; so the trace knows it
     without further state.
 
+    Args:
+        matcher: llguidance's, before its first token.
+        model_vocab_size: tokens of the model.
+        tokenizer_vocab_size: tokens of the tokenizer; either may have more than the other.
+        eos_ids: tokens that end a sequence.
+
     Attributes:
         error: why no mask can be computed any more; `None` as long as all is well.
+        num_mask_bytes: length of a mask for the executor, with one bit for each token of the model.
+        num_filled_bytes: length of what `fill` writes; whole words of 32 bits, as llguidance wants it.
     """
 
-    def __init__(self, matcher: LLMatcher, shape: MaskShape, eos_ids: tuple[int, ...]) -> None:
+    def __init__(
+        self, matcher: LLMatcher, *, model_vocab_size: int, tokenizer_vocab_size: int, eos_ids: tuple[int, ...]
+    ) -> None:
         self._matcher = matcher
-        self._shape = shape
+        self._num_matcher_bytes = -(-tokenizer_vocab_size // 32) * 4
         self._eos_ids = eos_ids
         self.error: str | None = None
+        self.num_mask_bytes = -(-model_vocab_size // 8)
+        self.num_filled_bytes = max(-(-self.num_mask_bytes // 4) * 4, self._num_matcher_bytes)
 
     def take(self, token: int) -> None:
         """Go on by a token that was sampled; one that the grammar doesn't allow is an error."""
         if self.error is None and not self._matcher.consume_token(token):
             self.error = self._matcher.get_error() or f"token {token} isn't allowed"
 
-    def mask(self, sampling: SamplingParams, num_output: int) -> Bits | None:
-        """The tokens that may come next.
+    def fill(self, bits: Bits, sampling: SamplingParams, num_output: int) -> bool:
+        """Write the tokens that may come next.
 
         Where the grammar may end, so may the answer: by an end-of-sequence token, or by a stop token of the request.
         `ignore_eos` and `min_tokens` rule those out as long as anything else is possible.
 
         Args:
+            bits: uint8 [num_filled_bytes], all zero; the lowest bit of a byte comes first.
             sampling: the request's parameters.
             num_output: tokens that were generated.
 
         Returns:
-            uint8 [ceil(V / 8)], the lowest bit of a byte first; `None` with `error` set where there is no such token.
+            Whether there is such a token; if not, `error` says why.
         """
-        found = np.zeros(max(self._shape.num_bytes, self._shape.num_matcher_bytes), dtype=np.uint8)
         if self.error is None:
-            self._matcher.unsafe_compute_mask_ptr(found.ctypes.data, self._shape.num_matcher_bytes)
+            self._matcher.unsafe_compute_mask_ptr(bits.ctypes.data, self._num_matcher_bytes)
             if self._matcher.is_error():
                 self.error = self._matcher.get_error()
-        bits = found[: self._shape.num_bytes]
+        bits = bits[: self.num_mask_bytes]
         if self.error is None and not bits.any():
             self.error = "no token is allowed"
-        if self.error is not None:
-            return None
-        return self._with_ends(bits, sampling, num_output)
+        if self.error is None and (sampling.stop_token_ids or sampling.ignore_eos or sampling.min_tokens):
+            self._change_ends(bits, sampling, too_early=num_output < sampling.min_tokens)
+        return self.error is None
 
-    def _with_ends(self, bits: Bits, sampling: SamplingParams, num_output: int) -> Bits:
-        may_end = any(_has(bits, token) for token in self._eos_ids)
-        too_early = num_output < sampling.min_tokens
-        if may_end and not too_early:
-            _set(bits, sampling.stop_token_ids)
-        ruled_out = (*(self._eos_ids if sampling.ignore_eos or too_early else ()),
-                     *(sampling.stop_token_ids if too_early else ()))  # fmt: skip
-        if not ruled_out:
-            return bits
+    def _change_ends(self, bits: Bits, sampling: SamplingParams, *, too_early: bool) -> None:
+        stops = sampling.stop_token_ids
+        if not too_early and any(_has(bits, token) for token in self._eos_ids):
+            _set(bits, stops)
         rest = bits.copy()
-        _clear(rest, ruled_out)
-        return rest if rest.any() else bits
+        if too_early:
+            _clear(rest, (*self._eos_ids, *stops))
+        elif sampling.ignore_eos:
+            _clear(rest, self._eos_ids)
+        if rest.any():
+            bits[:] = rest
 
 
 def _has(bits: Bits, token: int) -> bool:
@@ -118,32 +111,35 @@ def _clear(bits: Bits, tokens: Sequence[int]) -> None:
 def advance(reqs: Sequence[Req], tokens: Sequence[int]) -> None:
     """Let the matchers of requests, each with a grammar, take their newest tokens."""
     for req, token in zip(reqs, tokens, strict=True):
-        if req.matcher is not None:
-            req.matcher.take(token)
+        _matcher_of(req).take(token)
 
 
-def compute_masks(reqs: Sequence[Req], num_outputs: Sequence[int]) -> tuple[Masks, list[int]]:
+def compute_masks(reqs: Sequence[Req], rows: Int64Array, num_outputs: Int64Array) -> tuple[Masks, Int64Array]:
     """The masks of a step.
 
     Args:
-        reqs: running requests, each with a matcher.
-        num_outputs: tokens that each has generated.
+        reqs: n running requests of one model, at least one, each with a matcher.
+        rows: their table rows, [n].
+        num_outputs: tokens that each has generated, [n].
 
     Returns:
         The masks of those that have one, and the rows of the others: their matchers have failed.
     """
-    rows, masks, failed = [], [], []
-    for req, num_output in zip(reqs, num_outputs, strict=True):
-        if req.matcher is None or req.row is None:
-            continue
-        mask = req.matcher.mask(req.sampling, num_output)
-        if mask is None:
-            failed.append(req.row)
-        else:
-            rows.append(req.row)
-            masks.append(mask.tobytes())
-    found: Int32Array = np.array(rows, dtype=np.int32)
-    return Masks(found, b"".join(masks)), failed
+    first = _matcher_of(reqs[0])
+    bits: Bits = np.zeros((len(reqs), first.num_filled_bytes), dtype=np.uint8)
+    is_good: BoolArray = np.array(
+        [
+            _matcher_of(req).fill(mine, req.sampling, num_output)
+            for req, mine, num_output in zip(reqs, bits, num_outputs.tolist(), strict=True)
+        ]
+    )
+    masks = Masks(rows[is_good].astype(np.int32), bits[is_good, : first.num_mask_bytes].tobytes())
+    return masks, rows[~is_good]
+
+
+def _matcher_of(req: Req) -> TokenMatcher:
+    assert req.matcher is not None, "a request without a grammar"
+    return req.matcher
 
 
 def failure() -> ErrorInfo:

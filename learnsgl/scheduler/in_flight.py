@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
-
 from learnsgl.core import FinishReason
 from learnsgl.message.types import Ending
 from learnsgl.scheduler.executor import Masks, Ticket
@@ -56,7 +54,7 @@ def masks_of(
     if not len(rows):
         return None, []
     start_ns, number = clock(), step.ticket.number
-    masks, failed = compute_masks([table.req(row) for row in rows.tolist()], table.num_output[rows].tolist())
+    masks, failed = compute_masks([table.req(row) for row in rows.tolist()], rows, table.num_output[rows])
     journal.masked(number, start_ns, len(rows))
     reasons = [FinishReason.ERROR] * len(failed)
-    return masks, running.finish(number, np.array(failed, dtype=np.int64), reasons, error=failure())
+    return masks, running.finish(number, failed, reasons, error=failure())

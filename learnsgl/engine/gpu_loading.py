@@ -32,6 +32,9 @@ from learnsgl.scheduler.executor import CapturedGraph
 
 Tell = Callable[[str], None]
 
+ALLOCATION_STEP = 2 << 20
+"""To a multiple of it PyTorch's allocator rounds up what it takes from the device for a large tensor."""
+
 _SMALLER_STEPS = "free memory, or lower --max-prefill-length or --max-running-requests"
 _FEWER_GRAPHS = "free memory, or lower --cuda-graph-max-bs (0 captures none) or --memory-ratio"
 
@@ -76,7 +79,8 @@ def finish_on_gpu(
         measured = _measure(parts, cuda, sizes)
     with phases.timed("allocate_kv"), out_of_memory("the KV pages"):
         before_bytes = torch.cuda.memory_allocated(parts.device)
-        plan = _plan(parts, available_bytes - measured.total, measured.workspace)
+        rounded_up = ALLOCATION_STEP * parts.config.num_layers
+        plan = _plan(parts, available_bytes - measured.total - rounded_up, measured.workspace)
         runner = parts.make_runner(plan.num_pages, plan.max_model_len)
         buffers = _make_buffers(parts, sizes)
         pages_bytes = plan.num_pages * plan.page_bytes

@@ -98,6 +98,20 @@ def reference_logits(model: PreTrainedModel, tokens: Sequence[int]) -> torch.Ten
     return model(torch.tensor([list(tokens)])).logits[0].float()
 
 
+def rounding_margin(exact: PreTrainedModel, rounded: PreTrainedModel, tokens: Sequence[int]) -> float:
+    """How far apart two logits may lie whose order the roundings of a dtype can change: twice its greatest error here.
+
+    It is measured and not assumed, because a random model passes an error on very unevenly: the greatest error of a
+    logit is 10 to 20 times the usual one.
+
+    Args:
+        exact: the model in float32.
+        rounded: the same model, its weights and activations in the dtype.
+        tokens: a prompt and what was generated.
+    """
+    return 2 * float((reference_logits(exact, tokens) - reference_logits(rounded, tokens)).abs().max())
+
+
 def assert_same_greedy(model: PreTrainedModel, prompt: Sequence[int], ours: Sequence[int], *, margin: float) -> int:
     """Greedy tokens are equal, or differ first where the two best logits lie closer than `margin`.
 

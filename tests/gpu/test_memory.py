@@ -5,12 +5,15 @@ from __future__ import annotations
 import gc
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from learnsgl.config import EngineConfig, SchedulerConfig
 from learnsgl.engine.engine import create_engine
+from learnsgl.engine.memory import parts_of
+from learnsgl.engine.parts import out_of_memory
 from learnsgl.errors import OutOfMemoryError
 
 QWEN3 = {
@@ -27,23 +30,33 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("ratio", [None, 0.3])
-def test_the_parts_add_up(folder: Path, ratio: float | None) -> None:
+@pytest.mark.parametrize("changes", [{}, {"memory_ratio": 0.3}, {"num_pages": 4096}, {"page_size": 16}], ids=str)
+def test_the_parts_add_up(folder: Path, changes: dict[str, Any]) -> None:
     gc.collect()
     torch.cuda.empty_cache()
-    config = EngineConfig(device="cuda", dummy_weights=True, memory_ratio=ratio)
+    config = EngineConfig(device="cuda", dummy_weights=True, **changes)
     engine = create_engine(folder, "qwen3", config, SchedulerConfig(max_prefill_length=2048))
-    memory = engine.info.memory
+    memory, num_pages = engine.info.memory, engine.info.num_pages
     engine.close()
     taken = memory["available_before"] - memory["available_after"]
-    parts = sum(memory[name] for name in ("weights", "kv_pages", "workspace", "graphs", "buffers"))
-    assert abs(parts - taken) <= 0.02 * taken, memory
-    left = memory["available_before"] - memory["weights"] - memory["workspace"] - memory["graphs"] - memory["buffers"]
-    full = 64 * 40960 * memory["page"]  # more pages than all requests can fill are never made
-    assert abs(memory["kv_pages"] - min((ratio or 0.9) * left, full)) <= 0.02 * left
+    parts = parts_of(memory)
+    assert abs(sum(parts.values()) - taken) <= 0.02 * taken, memory
+    assert parts["kv_pages"] == num_pages * memory["page"]
+    if "num_pages" not in changes:
+        left = memory["available_before"] - sum(parts.values()) + parts["kv_pages"]
+        full = 64 * 40960 * memory["page"] // config.page_size  # more pages than all requests can fill are never made
+        assert abs(parts["kv_pages"] - min(changes.get("memory_ratio", 0.9) * left, full)) <= 0.02 * left
 
 
 def test_pages_that_do_not_fit_are_refused_with_numbers(folder: Path) -> None:
     config = EngineConfig(device="cuda", dummy_weights=True, num_pages=1 << 27)
     with pytest.raises(OutOfMemoryError, match=r"--num-pages 134217728 of 114688 bytes need .* give at most \d+"):
         create_engine(folder, "qwen3", config, SchedulerConfig())
+
+
+def test_memory_that_runs_out_is_told_in_our_words() -> None:
+    with (
+        pytest.raises(OutOfMemoryError, match="the ballast don't fit into memory: CUDA out of memory"),
+        out_of_memory("the ballast"),
+    ):
+        torch.empty(1 << 45, dtype=torch.uint8, device="cuda")

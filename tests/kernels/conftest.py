@@ -14,7 +14,9 @@ import pytest
 import torch
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-NEED_NO_DEVICE = ["test_compiles.py", "test_choices.py", "test_under_the_interpreter.py"]
+NEED_NO_DEVICE = [
+    "test_compiles.py", "test_choices.py", "test_no_later_variant.py", "test_under_the_interpreter.py",
+]  # fmt: skip
 
 collect_ignore: list[str] = []
 if INTERPRETED:

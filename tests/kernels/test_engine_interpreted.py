@@ -43,13 +43,13 @@ class Again:
         return 0
 
 
-def load(folder: Path) -> tuple[ModelRunner, StepBuilder]:
-    config = EngineConfig(device="cpu", num_threads=1, num_pages=64, page_size=4, max_model_len=64)
+def load(folder: Path, *, dtype: str = "float32") -> tuple[ModelRunner, StepBuilder]:
+    config = EngineConfig(device="cpu", dtype=dtype, num_threads=1, num_pages=64, page_size=4, max_model_len=64)
     loaded = load_model_runner(folder, "small", config, SCHEDULER)
     return loaded.runner, StepBuilder(loaded.info)
 
 
-def make_gpu_like(runner: ModelRunner, sizes: list[int]) -> None:
+def make_gpu_like(runner: ModelRunner, sizes: list[int], dtype: torch.dtype = torch.float32) -> None:
     attention = TritonAttention(
         runner.pool, runner.tables.page_table, num_heads=runner.model.config.num_heads,  # type: ignore[attr-defined]
         max_tokens=64, max_context_len=runner.max_model_len,
@@ -59,8 +59,9 @@ def make_gpu_like(runner: ModelRunner, sizes: list[int]) -> None:
     runner.choose_tokens = choose_with_triton
     runner.tables._samples_on_device = True
     runner.model.use_ops(TritonOps(torch.device("cpu")))
-    runner.model.lm_head = _plain(runner)  # type: ignore[attr-defined]
-    buffers = GraphBuffers.make(sizes[-1], vocab_size=203, dtype=torch.float32, device=torch.device("cpu"))
+    if runner.model.config.tie_word_embeddings:  # type: ignore[attr-defined]
+        runner.model.lm_head = _plain(runner)  # type: ignore[attr-defined]
+    buffers = GraphBuffers.make(sizes[-1], vocab_size=203, dtype=dtype, device=torch.device("cpu"))
     runner.graphs = DecodeGraphs(runner.model, attention, buffers)
     runner.graphs.capture(sizes, Again())
 

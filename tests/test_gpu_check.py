@@ -337,7 +337,7 @@ def test_a_dry_run_says_what_would_be_run(
     monkeypatch.setattr(sys, "argv", ["gpu_check.py", "--out", str(tmp_path), "--dry-run"])
     assert check.main() == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("tests, at most 300 s: -m pytest -m gpu")
+    assert lines[0].startswith("tests, at most 260 s: -m pytest -m gpu")
     assert len(lines) == len(check.plan(tmp_path))
 
 

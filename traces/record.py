@@ -138,7 +138,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Make the recordings in this folder.")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"by default all: {', '.join(CPU_RECORDINGS)}")
     parser.add_argument("--out", type=Path, metavar="DIR", help="another folder than this one; its README.md stays")
+    parser.add_argument("--table", action="store_true", help="make none; only write the table of README.md")
     args = parser.parse_args()
+    if args.table:
+        README.write_text(readme_with(table()), encoding="utf-8")
+        return 0
     names, folder = args.names or list(CPU_RECORDINGS), args.out or FOLDER
     if unknown := [name for name in names if name not in KNOWN]:
         parser.error(f"no recording is called {unknown[0]!r}; there are: {', '.join(KNOWN)}")

@@ -25,7 +25,7 @@ from learnsgl.bench.memory_tables import memory_tables
 from learnsgl.bench.offline_tables import offline_tables
 from learnsgl.bench.online.results import OnlineResults
 from learnsgl.bench.online.tables import online_tables
-from learnsgl.bench.peers.base import PeerSpec
+from learnsgl.bench.peers.base import PeerSpec, longest_context
 from learnsgl.bench.peers.llama_cpp_peer import is_installed
 from learnsgl.bench.replay_tables import replay_tables
 from learnsgl.bench.report import Report, load, now_iso, num_cores, read_machine, read_versions, write_report
@@ -137,12 +137,16 @@ def offline_specs(settings: offline.Settings, gguf: Path | None) -> list[PeerSpe
     kinds += [(peer, peer, "none") for peer in settings.peers]
     if gguf is None and "llama.cpp" in settings.peers and is_installed():
         gguf = find_gguf(settings.model)
-    longest = settings.input_len.high + settings.output_len.high
+    from_nano = settings.workload == offline.NANO_VLLM
+    longest = NANO_VLLM_MAX_LEN if from_nano else settings.input_len.high + settings.output_len.high
+    options: dict[str, Any] = {}
+    if settings.alone:
+        options["max_model_len"] = longest_context(load_model_config(model.folder), longest)
     return [
         PeerSpec(
             name=name, kind=kind, model=settings.model, model_folder=model.folder, gguf=gguf, dtype=settings.dtype,
             quantization=quantization, num_threads=settings.num_threads, max_batch=max(settings.batches),
-            max_len=NANO_VLLM_MAX_LEN if settings.workload == offline.NANO_VLLM else longest,
+            max_len=longest, options=options,
             has_weights=model.source is not ModelSource.DUMMY, device=settings.device, alone=settings.alone,
             temperature=settings.temperature, max_prefill_length=settings.max_prefill_length,
             limit_s=settings.limit_s,

@@ -14,14 +14,14 @@ from pathlib import Path
 
 import msgspec
 
-from learnsgl.bench.peers.base import Peer, PeerSpec
+from learnsgl.bench.peers.base import Peer, PeerSpec, longest_context
 from learnsgl.bench.peers.process import PeerProcess
 from learnsgl.bench.sizes import CPU, Ceilings, ModelSizes, sizes_of
 from learnsgl.bench.steps_read import StepTimes, read_steps
 from learnsgl.bench.workload import Lengths, Request, make_requests
 from learnsgl.errors import ServingError, StartupError
 from learnsgl.hub import resolve_model
-from learnsgl.models.config import load_model_config
+from learnsgl.models.config import ModelConfig, load_model_config
 
 Tell = Callable[[str], None]
 Start = Callable[[PeerSpec], Peer]
@@ -140,12 +140,13 @@ def measure(
     """
     results = StepsResults(ceilings, {}, [], [])
     for place, model in enumerate(settings.models):
-        results.sizes[model] = sizes_of(load_model_config(resolve_model(model).folder), settings.dtype)
+        config = load_model_config(resolve_model(model).folder)
+        results.sizes[model] = sizes_of(config, settings.dtype)
         for variant in variants_of(settings, place, ceilings):
             name = f"{model}, {variant.text()}"
             tell(f"starting {name}")
             try:
-                _measure_variant(settings, model, variant, results, tell, start)
+                _measure_variant(settings, model, config, variant, results, tell, start)
             except (StartupError, ServingError) as error:
                 tell(f"{name} failed: {error}")
                 results.failed[name] = str(error)
@@ -163,14 +164,15 @@ def variants_of(settings: Settings, place: int, ceilings: Ceilings) -> list[Vari
 
 
 def _measure_variant(
-    settings: Settings, model: str, variant: Variant, results: StepsResults, tell: Tell, start: Start
-) -> None:
+    settings: Settings, model: str, config: ModelConfig, variant: Variant, results: StepsResults, tell: Tell,
+    start: Start,
+) -> None:  # fmt: skip
     """Run one engine, end it so that its recording is whole, and read the steps."""
     spans: dict[int, tuple[int, int]] = {}
     prefill_span = None
     with tempfile.TemporaryDirectory(prefix="learnsgl-bench-") as temp:
         folder = Path(temp)
-        with contextlib.closing(start(_spec(settings, model, variant, folder))) as peer:
+        with contextlib.closing(start(_spec(settings, model, config, variant, folder))) as peer:
             for batch in settings.batches:
                 tell(f"{model}, {variant.text()}: batch {batch}")
                 for number in range(2):  # the first one warms up
@@ -187,13 +189,14 @@ def _measure_variant(
             results.prefills.append(Prefills(model, settings.prefill_len, times.device_us))
 
 
-def _spec(settings: Settings, model: str, variant: Variant, folder: Path) -> PeerSpec:
+def _spec(settings: Settings, model: str, config: ModelConfig, variant: Variant, folder: Path) -> PeerSpec:
     longest = max(settings.context + settings.steps, settings.prefill_len)
+    options = {**variant.options(), "max_model_len": longest_context(config, longest + 1)}
     return PeerSpec(
         name=f"learnsgl, {variant.text()}", kind="learnsgl", model=model, model_folder=Path(), gguf=None,
         dtype=settings.dtype, quantization="none", num_threads=settings.num_threads, max_batch=max(settings.batches),
         max_len=longest + 1, trace=folder, device=settings.device, alone=True,
-        max_prefill_length=settings.prefill_len, options=variant.options(),
+        max_prefill_length=settings.prefill_len, options=options,
     )  # fmt: skip
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from learnsgl.bench.peers.base import PeerSpec
+from learnsgl.bench.peers.base import PeerSpec, longest_context
 from learnsgl.bench.peers.process import make_peer
 from learnsgl.bench.sizes import CPU, Ceilings, ModelSizes
 from learnsgl.bench.steps import (
@@ -25,6 +26,8 @@ from learnsgl.bench.steps import (
 from learnsgl.bench.steps_read import StepTimes, read_steps
 from learnsgl.bench.steps_tables import idle_share, steps_tables
 from learnsgl.errors import ServingError, StartupError
+from learnsgl.hub import resolve_model
+from learnsgl.models.config import load_model_config
 
 ROOT = Path(__file__).parents[2]
 CEILINGS = Ceilings(CPU, 1e9, 1 << 20, 1e9, 64, "float32")
@@ -51,6 +54,13 @@ def test_steps_of_the_tiny_model() -> None:
     assert (prefill.num_tokens, len(prefill.device_us)) == (40, 2)
     again = msgspec.json.decode(msgspec.json.encode(results), type=StepsResults)
     assert [table.name for table in steps_tables(again)] == ["steps-decode", "steps-idle", "steps-prefill"]
+
+
+def test_an_engine_has_a_context_like_its_peers() -> None:
+    config = load_model_config(resolve_model("tiny-random", progress=False).folder)
+    wide = dataclasses.replace(config, max_position_embeddings=40_960)
+    assert [longest_context(wide, length) for length in (5, 8193, 90_000)] == [4096, 8193, 40_960]
+    assert longest_context(config, 5) == min(4096, config.max_position_embeddings)
 
 
 def test_the_context_is_met_in_the_middle() -> None:

@@ -12,7 +12,11 @@ from typing import Protocol
 import msgspec
 
 from learnsgl.bench.workload import Request
+from learnsgl.models.config import ModelConfig
 from learnsgl.scheduler.executor import ENGINE_FACTORY
+
+LEAST_CONTEXT = 4096
+"""Tokens."""
 
 
 class PeerUnavailableError(Exception):
@@ -69,6 +73,18 @@ class PeerSpec(msgspec.Struct, frozen=True):
         import torch
 
         return self.device == "cuda" or (self.device == "auto" and torch.cuda.is_available())
+
+
+def longest_context(config: ModelConfig, max_len: int) -> int:
+    """The context that an engine is told to have: what nano-vLLM's and Mini-SGLang's benchmarks give theirs, or more.
+
+    Tables and CUDA graphs are made for the longest context, so engines with another one aren't alike.
+
+    Args:
+        config: of the model, whose context is a limit.
+        max_len: most tokens of one request.
+    """
+    return min(config.max_position_embeddings, max(LEAST_CONTEXT, max_len))
 
 
 class PeerFacts(msgspec.Struct, frozen=True):

@@ -10,11 +10,10 @@ import importlib
 import importlib.util
 from typing import Any
 
-from learnsgl.bench.peers.base import PeerSpec
+from learnsgl.bench.peers.base import LEAST_CONTEXT, PeerSpec
 from learnsgl.bench.peers.whole import WholePeer, read_vocab_size, require, require_gpu, weights_in_words
 from learnsgl.bench.workload import Request
 
-_MAX_LEN = 4096
 _MAX_EXTEND_TOKENS = 16384
 
 
@@ -36,7 +35,7 @@ def start_mini_sglang(spec: PeerSpec) -> WholePeer:
     llm: Any = api.LLM(
         str(spec.model_folder), dtype=getattr(torch, spec.dtype), use_dummy_weight=not spec.has_weights,
         attention_backend=backend, max_running_req=spec.max_batch, cuda_graph_max_bs=spec.max_batch,
-        max_seq_len_override=max(_MAX_LEN, spec.max_len),
+        max_seq_len_override=max(LEAST_CONTEXT, spec.max_len),
         max_extend_tokens=spec.max_prefill_length or _MAX_EXTEND_TOKENS,
     )  # fmt: skip
 

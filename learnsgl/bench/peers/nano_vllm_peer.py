@@ -9,11 +9,9 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from learnsgl.bench.peers.base import PeerSpec, PeerUnavailableError
+from learnsgl.bench.peers.base import LEAST_CONTEXT, PeerSpec, PeerUnavailableError
 from learnsgl.bench.peers.whole import WholePeer, read_vocab_size, require, require_gpu, weights_in_words
 from learnsgl.bench.workload import Request
-
-_MAX_LEN = 4096
 
 
 def start_nano_vllm(spec: PeerSpec) -> WholePeer:
@@ -30,7 +28,7 @@ def start_nano_vllm(spec: PeerSpec) -> WholePeer:
     package = importlib.import_module("nanovllm")
     options = {"max_num_batched_tokens": spec.max_prefill_length} if spec.max_prefill_length is not None else {}
     llm: Any = package.LLM(
-        str(spec.model_folder), enforce_eager=False, max_model_len=max(_MAX_LEN, spec.max_len),
+        str(spec.model_folder), enforce_eager=False, max_model_len=max(LEAST_CONTEXT, spec.max_len),
         max_num_seqs=max(512, spec.max_batch), **options,
     )  # fmt: skip
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from learnsgl.bench.peers.base import PeerSpec
+from learnsgl.bench.peers.base import LEAST_CONTEXT, PeerSpec
 from learnsgl.bench.peers.whole import WholePeer, read_vocab_size, require, require_gpu, weights_in_words
 from learnsgl.bench.workload import Request
 
@@ -21,7 +21,7 @@ def start_sglang(spec: PeerSpec) -> WholePeer:
     options = {"chunked_prefill_size": spec.max_prefill_length} if spec.max_prefill_length is not None else {}
     engine: Any = importlib.import_module("sglang").Engine(
         model_path=str(spec.model_folder), load_format="auto" if spec.has_weights else "dummy", dtype=spec.dtype,
-        context_length=max(4096, spec.max_len), max_running_requests=max(256, spec.max_batch),
+        context_length=max(LEAST_CONTEXT, spec.max_len), max_running_requests=max(256, spec.max_batch),
         cuda_graph_max_bs=spec.max_batch, skip_tokenizer_init=True, **options,
     )  # fmt: skip
 

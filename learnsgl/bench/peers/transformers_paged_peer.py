@@ -37,9 +37,7 @@ class TransformersPagedPeer:
         )
         on_gpu = spec.is_on_gpu()
         # on a CPU it would take most of the machine's memory
-        room: dict[str, Any] = (
-            {} if on_gpu else {"num_blocks": _num_blocks(spec), "max_batch_tokens": 512, "page_size": _PAGE_SIZE}
-        )
+        room: dict[str, Any] = {} if on_gpu else {"num_blocks": _num_blocks(spec), "max_batch_tokens": 512}
         if on_gpu and spec.max_prefill_length is not None:
             room = {"max_batch_tokens": spec.max_prefill_length}
         self._stack = self._model.continuous_batching_context_manager(
@@ -92,12 +90,13 @@ class TransformersPagedPeer:
             self._model = None
 
 
-_PAGE_SIZE = 32
+_BLOCK_LEN = 256
+"""Tokens of a block, as all versions have it; the option for it has changed its name."""
 
 
 def _num_blocks(spec: PeerSpec) -> int:
-    """Pages that hold a whole wave."""
-    return spec.max_batch * (-(-spec.max_len // _PAGE_SIZE) + 1)
+    """Blocks that hold a whole wave."""
+    return spec.max_batch * (-(-spec.max_len // _BLOCK_LEN) + 1)
 
 
 def _load(spec: PeerSpec) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from learnsgl.bench.peers.base import PeerSpec
+from learnsgl.bench.peers.base import LEAST_CONTEXT, PeerSpec
 from learnsgl.bench.peers.whole import WholePeer, read_vocab_size, require, require_gpu, weights_in_words
 from learnsgl.bench.workload import Request
 
@@ -22,7 +22,7 @@ def start_vllm(spec: PeerSpec) -> WholePeer:
     options = {"max_num_batched_tokens": spec.max_prefill_length} if spec.max_prefill_length is not None else {}
     llm: Any = package.LLM(
         model=str(spec.model_folder), load_format="auto" if spec.has_weights else "dummy", dtype=spec.dtype,
-        max_model_len=max(4096, spec.max_len), max_num_seqs=max(256, spec.max_batch), **options,
+        max_model_len=max(LEAST_CONTEXT, spec.max_len), max_num_seqs=max(256, spec.max_batch), **options,
     )  # fmt: skip
 
     def generate(requests: list[Request]) -> list[list[int]]:

@@ -7,6 +7,7 @@ channel, number). The workers use `RecvChannel` in a poller, the API server `Asy
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,6 +37,9 @@ LINGER_MS = 1000
 
 MAX_TAKEN = 256
 """ZMQ messages taken in one go, so that a flood can't keep a worker from its other work."""
+
+_OUR_NAMES = re.compile(r"api|scheduler-[0-9]+|detokenizer|tokenizer-([0-9]+|detokenizer)")
+"""Names of the server's own processes. What claims to be theirs and can't be understood is missed by somebody."""
 
 _log = logging.getLogger(__name__)
 
@@ -130,7 +134,8 @@ class _Inbox:
         """The messages in one ZMQ message; none where it is broken, which is counted, recorded and logged.
 
         Raises:
-            MessageError: messages of a sender that was understood before are lost, or this one of its is broken.
+            MessageError: messages of one of our own processes, or of a sender that was understood before, are lost; or
+                this one of its is broken.
         """
         num_bytes = sum(len(frame) for frame in frames[1:])
         envelope: Envelope | None = None
@@ -144,7 +149,7 @@ class _Inbox:
             self._check_gap(envelope)
         except MessageError as error:
             self._reject(str(error), envelope, num_bytes)
-            if envelope is not None and envelope.sender in self._last:
+            if envelope is not None and self._is_missed(envelope):
                 raise MessageError(f"a message from {envelope.sender} is lost: {error}") from None
             return []
         self._last[envelope.sender] = envelope.number
@@ -156,11 +161,18 @@ class _Inbox:
             )
         return messages
 
+    def _is_missed(self, envelope: Envelope) -> bool:
+        """Whether somebody waits for what can't be understood. Noise and repetitions aren't missed."""
+        last = self._last.get(envelope.sender)
+        if last is None:
+            return _OUR_NAMES.fullmatch(envelope.sender) is not None
+        return envelope.number > last or envelope.channel != self.channel
+
     def _check_gap(self, envelope: Envelope) -> None:
         last = self._last.get(envelope.sender, 0)
-        if envelope.number > last + 1:
-            self._last.setdefault(envelope.sender, last)
-            raise MessageError(f"it is number {envelope.number}, and the last one before it was {last}")
+        if envelope.number != last + 1:
+            repeated = ", so it is repeated" if envelope.number <= last else ""
+            raise MessageError(f"it is number {envelope.number}, and the last one before it was {last}{repeated}")
 
     def _reject(self, reason: str, envelope: Envelope | None, num_bytes: int) -> None:
         self.num_rejected += 1

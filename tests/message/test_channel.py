@@ -239,6 +239,46 @@ def test_the_first_message_of_a_sender_can_be_lost_too(context: zmq.Context[Any]
     receiver.close()
 
 
+def test_of_a_stranger_nothing_is_missed(context: zmq.Context[Any], folder: Path) -> None:
+    receiver = RecvChannel(context, folder, "scheduler", recorder=(recorder := MemoryRecorder()))
+    stranger = context.socket(zmq.PUSH)
+    stranger.connect(channel_address(folder, "scheduler"))
+    for number, payload in ((7, encode_messages([user(1)])), (1, b"noise")):
+        stranger.send_multipart([encode_envelope(Envelope("x", "scheduler", number, 5)), payload])
+    stranger.send_multipart([encode_envelope(Envelope("y", "scheduler", 1, 5)), encode_messages([user(2)])])
+    assert until(receiver.take, 1) == [user(2)]
+    assert (receiver.num_rejected, len(of_kind(recorder, events.MsgRejected))) == (2, 2)
+    stranger.close(0)
+    receiver.close()
+
+
+def test_a_broken_first_message_of_our_own_processes_is_missed(context: zmq.Context[Any], folder: Path) -> None:
+    """Whoever waits for it would wait for ever, although nothing of that sender was understood before."""
+    receiver = RecvChannel(context, folder, "scheduler", recorder=MemoryRecorder())
+    sender = context.socket(zmq.PUSH)
+    sender.connect(channel_address(folder, "scheduler"))
+    sender.send_multipart([encode_envelope(Envelope("tokenizer-0", "scheduler", 1, 5)), b"noise"])
+    with pytest.raises(MessageError, match="a message from tokenizer-0 is lost: the payload can't be decoded"):
+        until(receiver.take, 1)
+    sender.close(0)
+    receiver.close()
+
+
+def test_a_repeated_message_is_skipped_and_the_next_one_taken(context: zmq.Context[Any], folder: Path) -> None:
+    receiver = RecvChannel(context, folder, "scheduler", recorder=(recorder := MemoryRecorder()))
+    sender = context.socket(zmq.PUSH)
+    sender.connect(channel_address(folder, "scheduler"))
+    for number in (1, 2, 1, 2, 3):
+        payload = encode_messages([user(number)])
+        sender.send_multipart([encode_envelope(Envelope("tokenizer-0", "scheduler", number, 5)), payload])
+    assert until(receiver.take, 3) == [user(1), user(2), user(3)]
+    reasons = [event.reason for event in of_kind(recorder, events.MsgRejected)]
+    assert len(reasons) == 2
+    assert all("repeated" in reason for reason in reasons)
+    sender.close(0)
+    receiver.close()
+
+
 @given(st.binary(max_size=60))
 def test_no_bytes_break_a_decoder(noise: bytes) -> None:
     for channel in MESSAGES:

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
+from collections import Counter
+from collections.abc import Iterator
 from typing import cast
 
 import httpx
+import msgspec
 import pytest
+import zmq
 
-from learnsgl.errors import ModelNotFoundError, OutOfMemoryError, StartupError
+from learnsgl.errors import ModelNotFoundError, OutOfMemoryError, StartupError, WorkerLostError
+from learnsgl.message.codec import MAX_MESSAGE_BYTES, Envelope, encode_envelope, encode_messages
+from learnsgl.message.types import AbortMsg, DetokenizeMsg, Message, UserReply
 from learnsgl.replay import Replay
 from learnsgl.scheduler.io import SchedulerIO
 from learnsgl.scheduler.scheduler import Scheduler
@@ -17,9 +24,10 @@ from learnsgl.trace import events
 from learnsgl.trace.reader import Trace
 from learnsgl.trace.show import describe
 from learnsgl.trace.verify import verify
-from tests.server.conftest import Starter
+from tests.server.conftest import Starter, check_trace
+from tests.server.echo_executor import echo
 from tests.server.running import RunningServer
-from tests.server.test_life import FEW, Caller, check_lost
+from tests.server.test_life import FEW, Caller, check_lost, wait_running
 
 QUICK = ("--worker-timeout-s", "30", "--step-timeout-s", "1.5")
 
@@ -106,6 +114,73 @@ def test_a_model_that_is_not_there_is_in_the_recording(start: Starter) -> None:
     verify(trace)
     assert failures(trace) == {"api": "ModelNotFoundError"}
     assert "no-such-model" in describe(trace)
+
+
+OWNERS: dict[str, tuple[str, Message]] = {
+    "api": ("detokenizer", UserReply([])),
+    "tokenizer-0": ("api", AbortMsg(999)),
+    "scheduler": ("tokenizer-0", AbortMsg(999)),
+    "detokenizer": ("scheduler-0", DetokenizeMsg()),
+}
+"""For each channel one of those who send there, and a message that can be sent there."""
+
+
+@contextlib.contextmanager
+def forger(server: RunningServer, channel: str) -> Iterator[zmq.Socket[bytes]]:
+    """A socket to one of a server's channels."""
+    (address,) = [address for address in server.socket_addresses() if address.endswith(f"/{channel}.ipc")]
+    with zmq.Context() as context, context.socket(zmq.PUSH) as socket:
+        socket.connect(address)
+        yield socket
+        socket.close(linger=10_000)
+
+
+def noise(channel: str, message: Message) -> list[list[bytes]]:
+    """What doesn't belong on a channel: malformed, oversized, of an unknown kind or another channel's, or repeated."""
+
+    def envelope(sender: str, number: int, where: str = channel) -> bytes:
+        return encode_envelope(Envelope(sender, where, number, 5))
+
+    another = UserReply([]) if channel != "api" else AbortMsg(999)
+    unknown = msgspec.msgpack.encode([{"type": "SurpriseMsg"}])
+    return [
+        [b"noise"], [b"", b""], [b"a", b"b", b"c"], [envelope("x", 1), b"noise"],
+        [envelope("x", 1), bytes(MAX_MESSAGE_BYTES + 1)], [envelope("x", 1), unknown],
+        [envelope("x", 1), encode_messages([another])], [envelope("x", 1, "elsewhere"), encode_messages([message])],
+        [envelope("x", 5), encode_messages([message])], [envelope(OWNERS[channel][0], 1), encode_messages([message])],
+    ]  # fmt: skip
+
+
+def test_noise_of_every_kind_on_every_channel_is_counted_and_skipped(start: Starter) -> None:
+    server = start("--seed", "5")
+    caller = Caller(server, 200)
+    assert caller.first_chunk.wait(20)
+    for channel, (_, message) in OWNERS.items():
+        with forger(server, channel) as socket:
+            for frames in noise(channel, message):
+                socket.send_multipart(frames)
+    caller.join(30)
+    assert (caller.text, caller.error) == (echo("ABC", 200), None)
+    server.signal(signal.SIGTERM)
+    assert server.wait() == 0, server.log
+    trace = check_trace(server)
+    rejected = Counter(e.event.channel for e in trace.events() if isinstance(e.event, events.MsgRejected))
+    assert rejected == dict.fromkeys(OWNERS, 10)
+
+
+@pytest.mark.parametrize("channel", OWNERS)
+def test_a_message_of_our_own_that_cannot_be_read_leaves_nobody_waiting(start: Starter, channel: str) -> None:
+    server = start("--seed", "1000")
+    waiting = Caller(server, 200, stream=False)
+    wait_running(server, 1)
+    sender = OWNERS[channel][0]
+    with forger(server, channel) as socket:
+        socket.send_multipart([encode_envelope(Envelope(sender, channel, 1_000_000, 5)), b"noise"])
+    waiting.join(20)
+    assert waiting.status == 503
+    assert server.wait() == WorkerLostError.exit_code
+    assert f"a message from {sender} is lost" in server.log
+    assert server.left_behind() == []
 
 
 class OneTurn:

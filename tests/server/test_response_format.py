@@ -13,6 +13,7 @@ import pytest
 
 from learnsgl.core import Grammar, GrammarKind
 from learnsgl.errors import RequestError
+from learnsgl.local_server import LocalServer
 from learnsgl.message.types import ErrorInfo
 from learnsgl.server.parse import parse_chat, parse_completion
 from learnsgl.server.parse_generate import parse_generate
@@ -231,3 +232,23 @@ def test_a_schema_that_cannot_be_followed_is_an_error_before_the_stream(real: Ru
     assert raised.value.param == "response_format.json_schema.schema"
     assert "uniqueItems" in str(raised.value)
     assert "$.properties.zebra" in str(raised.value)
+
+
+class Invented(pydantic.BaseModel):
+    name: str = pydantic.Field(max_length=30)
+    age: int = pydantic.Field(ge=0, le=150)
+    hobbies: list[str] = pydantic.Field(max_length=2)
+
+
+@pytest.mark.model
+def test_the_built_in_model_writes_what_a_client_parses() -> None:
+    question: Any = [{"role": "user", "content": "Invent a person. Answer with JSON: name, age, hobbies."}]
+    fields: Any = {"model": "smollm2-135m", "messages": question, "temperature": 0, "max_tokens": 200}
+    with LocalServer("--num-pages", "2048") as server:
+        client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0, timeout=60)
+        with client:
+            parsed = client.chat.completions.parse(response_format=Invented, **fields).choices[0]
+            assert isinstance(parsed.message.parsed, Invented)
+            with client.chat.completions.stream(response_format=Invented, **fields) as stream:
+                final = stream.get_final_completion()
+            assert final.choices[0].message.parsed == parsed.message.parsed

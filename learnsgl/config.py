@@ -9,13 +9,14 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum, StrEnum
 from pathlib import Path
 from typing import Any
 
 from learnsgl.errors import FolderError, OptionError
+from learnsgl.option_field import check_value, flag_of, option
 
 BUILT_IN_MODEL = "smollm2-135m"
 SECRET = "(secret)"
@@ -31,38 +32,6 @@ class TraceLevel(StrEnum):
     STEPS = "steps"
     FULL = "full"
     TOKENS = "tokens"
-
-
-def option(
-    default: Any,
-    help: str,
-    *,
-    flag: str | None = None,
-    choices: Sequence[str] | None = None,
-    minimum: float | None = None,
-    maximum: float | None = None,
-    above: float | None = None,
-    metavar: str | None = None,
-    secret: bool = False,
-) -> Any:
-    """One option of a config dataclass.
-
-    Args:
-        default: value when the option isn't given.
-        help: one or two sentences for `--help`, with the unit.
-        flag: name on the command line, where it isn't the field's own; `None` makes it from the field's name.
-        choices: allowed values of a text option.
-        minimum: smallest allowed number.
-        maximum: largest allowed number.
-        above: the number must be greater than this.
-        metavar: placeholder in `--help`.
-        secret: its value is never written into a recording.
-    """
-    metadata = {
-        "help": help, "flag": flag, "choices": choices, "minimum": minimum, "maximum": maximum, "above": above,
-        "metavar": metavar, "secret": secret,
-    }  # fmt: skip
-    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True)
@@ -289,11 +258,6 @@ def _options(area: dataclasses.Field[Any]) -> tuple[dataclasses.Field[Any], ...]
     return dataclasses.fields(area.default_factory)
 
 
-def flag_of(f: dataclasses.Field[Any]) -> str:
-    """The option's name on the command line, with its dashes."""
-    return f.metadata["flag"] or "--" + f.name.replace("_", "-")
-
-
 def _plain(area: Any) -> dict[str, Any]:
     return {f.name: _plain_value(f, getattr(area, f.name)) for f in dataclasses.fields(area)}
 
@@ -307,32 +271,6 @@ def _plain_value(f: dataclasses.Field[Any], value: Any) -> Any:
 def secret_flags() -> list[str]:
     """The flags of options whose values are never written into a recording."""
     return [flag_of(f) for area in dataclasses.fields(Config) for f in _options(area) if f.metadata["secret"]]
-
-
-def check_value(f: dataclasses.Field[Any], value: Any) -> None:
-    """Check a value against its option's range and choices.
-
-    Raises:
-        OptionError: naming the option, the value and what is allowed.
-    """
-    meta = f.metadata
-    if value is None:
-        return
-    if meta["choices"] is not None and (value.value if isinstance(value, Enum) else value) not in meta["choices"]:
-        raise OptionError(f"{flag_of(f)} is {value!r}; choose one of: {', '.join(meta['choices'])}")
-    bounds = {"at least": meta["minimum"], "at most": meta["maximum"], "above": meta["above"]}
-    given = {words: bound for words, bound in bounds.items() if bound is not None}
-    if not given:
-        return
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise OptionError(f"{flag_of(f)} is {value!r}; it must be a number")
-    holds = (
-        value >= given.get("at least", value)
-        and value <= given.get("at most", value)
-        and ("above" not in given or value > given["above"])
-    )
-    if not holds:  # also for NaN, which compares false with everything
-        raise OptionError(f"{flag_of(f)} is {value}; it must be {' and '.join(f'{k} {v:g}' for k, v in given.items())}")
 
 
 _SPIN_COUNT = 4000

@@ -12,8 +12,9 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from learnsgl.config import Config, TraceLevel, check_value, flag_of
+from learnsgl.config import Config, TraceLevel
 from learnsgl.errors import OptionError
+from learnsgl.option_field import check_value, flag_of
 
 
 def add_options(

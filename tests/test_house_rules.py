@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "learnsgl"
 
 TORCH_FREE = (
-    "core", "errors", "config", "terminal", "cli", "message", "trace", "scheduler", "kvcache", "server", "tokenizer",
+    "core", "errors", "config", "option_field", "terminal", "cli", "message", "trace", "scheduler", "kvcache", "server", "tokenizer",
     "hub", "replay", "export", "simulate", "demo", "viz", "chat", "ps", "llm", "offline", "generate", "local_server",
     "lessons",
 )  # fmt: skip

@@ -12,10 +12,11 @@ from learnsgl.chat.client import KEY_HINT, NO_ACCESS, ChatClient
 from learnsgl.chat.command import AREAS, DEFAULT_URL
 from learnsgl.chat.readers import PipeReader, Reader, TerminalReader
 from learnsgl.chat.shell import COMMANDS, Partner, Shell
-from learnsgl.config import Config, cache_folder, client_api_key, flag_of
+from learnsgl.config import Config, cache_folder, client_api_key
 from learnsgl.errors import LearnsglError, OptionError, RequestError, StartupError
 from learnsgl.hub import resolve_model
 from learnsgl.local_server import LocalServer
+from learnsgl.option_field import flag_of
 from learnsgl.terminal import utf8_output
 
 _LAST_LOG_LINES = 10

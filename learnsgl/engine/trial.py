@@ -16,7 +16,7 @@ import torch
 from learnsgl.config import SchedulerConfig
 from learnsgl.core import MAX_TOP_LOGPROBS, Int32Array, ReqKey, SamplingParams
 from learnsgl.engine.model_runner import ModelRunner
-from learnsgl.scheduler.executor import Admission, Step
+from learnsgl.scheduler.executor import Admission, Masks, Step
 from learnsgl.scheduler.prefill import MAX_LOGPROB_TOKENS
 
 _NOTHING = np.zeros(0, dtype=np.int32)
@@ -115,7 +115,10 @@ def run_trial(runner: ModelRunner, trial: Trial) -> None:
         layer[:, :, : runner.pool.page_size].zero_()
     runner.tables.lend_first_page()
     for step in trial.steps():
-        runner.sample_batch(step, runner.forward_batch(step), None)
+        logits = runner.forward_batch(step)
+        assert logits is not None, "every run wants a token"
+        everything = b"\xff" * (len(step.rows) * -(-logits.shape[1] // 8))
+        runner.sample_batch(step, logits, Masks(step.rows, everything))  # as if a grammar had a say in each row
         runner.tables.lend_first_page()
     runner.tables.release(np.arange(trial.num_rows, dtype=np.int32))
 

@@ -153,6 +153,8 @@ def _parse(fields: dict[str, Any], model: str) -> NewPrompt:
         raise RequestError(f"prompt holds {len(request.prompts)} prompts; give each a line of its own")
     if request.prompts[0].sampling.n > 1:
         raise RequestError(f"n is {request.prompts[0].sampling.n}; a line has one result, so repeat the line instead")
+    if request.prompts[0].tools is not None:
+        raise RequestError("has tools, and a result is text; leave tools out, or ask a server (learnsgl serve)")
     if request.echo:
         raise RequestError("has echo, and the result holds the prompt anyway; leave it out")
     return request.prompts[0]

@@ -11,6 +11,9 @@ from typing import Annotated, Any
 
 import msgspec
 
+from learnsgl.message.types import ToolChoice
+from learnsgl.tokenizer.tool_text import NAME_PATTERN
+
 COMPLETION_MAX_TOKENS = 16
 """OpenAI's default for `/v1/completions`; chats go on until the model ends them."""
 MAX_ANSWERS = 1024
@@ -18,6 +21,12 @@ MAX_ANSWERS = 1024
 
 Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 """A number that fits into a message; JSON's may have any length."""
+MAX_TOOLS = 128
+"""Most tools of a chat, as at OpenAI."""
+# What the document of the API tells of these; `tools.py` checks them, and says what is wrong in its own words.
+FunctionName = Annotated[str, msgspec.Meta(extra_json_schema={"pattern": f"^{NAME_PATTERN}$"})]
+ToolType = Annotated[str, msgspec.Meta(extra_json_schema={"enum": ["function"]})]
+ToolChoiceName = Annotated[str, msgspec.Meta(extra_json_schema={"enum": [choice.value for choice in ToolChoice]})]
 TokenId = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
 
 
@@ -34,7 +43,7 @@ class StreamOptions(msgspec.Struct, forbid_unknown_fields=True):
 class CalledFunction(msgspec.Struct):
     """What a past call called, with the arguments as JSON text."""
 
-    name: str
+    name: FunctionName
     arguments: str
 
 
@@ -43,13 +52,13 @@ class ToolCall(msgspec.Struct):
 
     id: str
     function: CalledFunction
-    type: str = "function"
+    type: ToolType = "function"
 
 
 class Function(msgspec.Struct, forbid_unknown_fields=True):
     """A function that an answer may call."""
 
-    name: str
+    name: FunctionName
     description: str | None = None
     parameters: dict[str, Any] | None = None
     """A JSON Schema of its arguments; without one there are none."""
@@ -60,7 +69,7 @@ class Function(msgspec.Struct, forbid_unknown_fields=True):
 class FunctionTool(msgspec.Struct, forbid_unknown_fields=True):
     """A tool; only functions are supported."""
 
-    type: str
+    type: ToolType
     function: Function
 
 
@@ -143,8 +152,8 @@ class ChatCompletionRequest(Constrained, kw_only=True):
     max_completion_tokens: Int64 | None = None
     logprobs: bool | None = None
     top_logprobs: Int64 | None = None
-    tools: list[FunctionTool] | None = None
-    tool_choice: str | dict[str, Any] | None = None
+    tools: Annotated[list[FunctionTool], msgspec.Meta(extra_json_schema={"maxItems": MAX_TOOLS})] | None = None
+    tool_choice: ToolChoiceName | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None

@@ -56,7 +56,8 @@ def parse_chat(body: bytes, served_model: str) -> NewRequest:
     stream, include_usage = _streaming(request.stream, request.stream_options)
     messages = [plain_message(message, f"messages[{index}]") for index, message in enumerate(request.messages)]
     prompt = NewPrompt(sampling, messages=messages, tools=tools)
-    return NewRequest((prompt,), stream, include_usage, "messages", len(body), grammar_param=form.param)
+    grammar_param = "tools" if tools is not None and form.grammar is None else form.param
+    return NewRequest((prompt,), stream, include_usage, "messages", len(body), grammar_param=grammar_param)
 
 
 def parse_completion(body: bytes, served_model: str) -> NewRequest:

@@ -15,17 +15,15 @@ import msgspec
 from learnsgl.errors import RequestError
 from learnsgl.message.types import ToolChoice, ToolsMsg
 from learnsgl.server.body import shown
-from learnsgl.server.openai import ChatCompletionRequest, ChatMessage, FunctionTool
+from learnsgl.server.openai import MAX_TOOLS, ChatCompletionRequest, ChatMessage, FunctionTool
 from learnsgl.tokenizer.tool_text import MAX_DEPTH, NAME_PATTERN, arguments_of, is_deep
 
-MAX_TOOLS = 128
-"""Most tools of a request, as at OpenAI."""
 MAX_TOOLS_BYTES = 96 << 10
 """Longest JSON of all tools of a request together."""
 
 _NAME = re.compile(NAME_PATTERN)
+_CHOICES = tuple(choice.value for choice in ToolChoice)
 _LEGACY = {"functions": "tools", "function_call": "tool_choice"}
-_CHOICES = ("auto", "none", "required")
 
 
 def refuse_legacy(fields: Mapping[str, Any]) -> None:

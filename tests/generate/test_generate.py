@@ -147,6 +147,11 @@ def test_it_is_recorded_without_what_was_asked(run: Run, tmp_path: Path) -> None
         ('{"prompt": ""}', "prompt is empty"),
         ('{"prompt": "a", "model": "gpt-4"}', "the model 'gpt-4' does not exist"),
         ('{"messages": [{"content": "Hi"}]}', "the field messages[0].role is missing"),
+        (
+            '{"messages": [{"role": "user", "content": "a"}], '
+            '"tools": [{"type": "function", "function": {"name": "f"}}]}',
+            "has tools, and a result is text",
+        ),
     ],
 )
 def test_a_malformed_line_is_refused_with_its_number(

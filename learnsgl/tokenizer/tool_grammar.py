@@ -52,15 +52,25 @@ class CallTokens:
 def schema_of(function: dict[str, Any]) -> str:
     """The schema of a function's arguments, as JSON text for `%json`.
 
-    Arguments are an object. Where the schema names its properties and doesn't speak of others, there are no others. A
-    function that isn't `strict` may use keywords that the grammar can't enforce; they are left to the model.
+    Arguments are an object. Where the schema names its properties, and neither speaks of others nor needs any, there
+    are no others. A function that isn't `strict` may use keywords that the grammar can't enforce; they are left to the
+    model.
     """
     given = function.get("parameters") or {"properties": {}}
     style = _JSON_STYLE if function.get("strict") else _JSON_STYLE | {"lenient": True}
     schema: dict[str, Any] = {"x-guidance": style, "type": "object"}
-    if "properties" in given and not any(keyword in given for keyword in _COMBINED):
+    if _names_all(given):
         schema["additionalProperties"] = False
     return msgspec.json.encode(schema | {name: value for name, value in given.items() if name != "x-guidance"}).decode()
+
+
+def _names_all(schema: dict[str, Any]) -> bool:
+    """Whether a schema's `properties` are all that it speaks of."""
+    properties, required = schema.get("properties"), schema.get("required", ())
+    if not isinstance(properties, dict) or not isinstance(required, (list, tuple)):
+        return False
+    named = all(isinstance(name, str) and name in properties for name in required)
+    return named and not any(keyword in schema for keyword in _COMBINED)
 
 
 def marked(

@@ -32,7 +32,7 @@ def constrained(sampling: SamplingParams, asked: ToolsMsg, tokenizer: Tokenizer)
     plan = plan_of(tokenizer.call_form, asked)
     names = names_of(asked)
     for function in plan.functions:
-        if reason := _fault_of(function.schema):
+        if reason := fault_of(function.schema):
             param = f"tools[{names.index(function.name)}].function.parameters"
             raise RequestError(
                 f"{param} can't be made a grammar: {' '.join(reason.split())[:_MAX_SHOWN]}; change the schema",
@@ -44,6 +44,6 @@ def constrained(sampling: SamplingParams, asked: ToolsMsg, tokenizer: Tokenizer)
 
 
 @lru_cache(maxsize=256)
-def _fault_of(schema: str) -> str:
+def fault_of(schema: str) -> str:
     """Why a schema can't be a grammar; empty if it can. An agent sends the same schemas with every turn."""
     return LLMatcher.validate_grammar(LLMatcher.grammar_from_json_schema(schema))

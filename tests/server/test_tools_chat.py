@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -15,8 +16,10 @@ from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI
 from pydantic import BaseModel
 
+from learnsgl.hub.tiny import build_tiny_random
 from tests.server.conftest import check_trace
 from tests.server.running import MODEL, RunningServer
+from tests.tokenizer.tool_templates import HERMES, LLAMA
 
 WEATHER: dict[str, Any] = {
     "type": "function",
@@ -38,7 +41,7 @@ OPTIONS = ("--seed", "0", "--max-model-len", "4096", "--num-pages", "65536", "--
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, home: Any) -> Iterator[RunningServer]:
+def server(tmp_path_factory: pytest.TempPathFactory, home: Path) -> Iterator[RunningServer]:
     running = RunningServer(tmp_path_factory.mktemp("server"), home, *OPTIONS)
     try:
         assert running.url, running.log
@@ -243,6 +246,35 @@ def test_langchain_gives_structured_output(server: RunningServer) -> None:
     assert answer == City(name="Oslo", people=700000)
 
 
+@pytest.mark.parametrize(
+    ("template", "answer"),
+    [(LLAMA, '{"name": "get_weather", "parameters": {"city": "Oslo"}}'), (HERMES, "Well.\n" + call())],
+    ids=["llama", "hermes"],
+)
+def test_the_form_of_the_models_template(tmp_path: Path, home: Path, template: str, answer: str) -> None:
+    folder = tmp_path / "model"
+    build_tiny_random(make_folder(folder))
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps(config | {"chat_template": template}))
+    running = RunningServer(
+        tmp_path, home, *OPTIONS[:-2], "--num-tokenizer", "0", "--model", str(folder), "--served-model-name", MODEL
+    )
+    try:
+        assert running.url, running.log
+        choice = ask(running, answer)
+        assert functions(choice) == [("get_weather", '{"city": "Oslo"}')]
+        assert choice.message.content == (None if template == LLAMA else "Well.")
+        running.process.terminate()
+        assert running.wait() == 0, running.log
+    finally:
+        running.close()
+
+
+def make_folder(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
 def test_errors_of_the_workers_name_the_tool(server: RunningServer) -> None:
     bad = {"type": "function", "function": {"name": "f", "parameters": {"properties": {"a": {"type": "strin"}}}}}
     for stream in (False, True):
@@ -262,7 +294,7 @@ def test_a_grammar_holds_the_answer(server: RunningServer) -> None:
 
 @pytest.mark.parametrize("level", ["full", "tokens"])
 def test_names_and_schemas_are_recorded_at_level_tokens_only(
-    tmp_path_factory: pytest.TempPathFactory, home: Any, level: str
+    tmp_path_factory: pytest.TempPathFactory, home: Path, level: str
 ) -> None:
     running = RunningServer(tmp_path_factory.mktemp("server"), home, *OPTIONS, "--trace-level", level)
     secret = {

@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from llguidance import LLMatcher
 from tokenizers import AddedToken
 from tokenizers import Tokenizer as BackendTokenizer
 
@@ -16,10 +19,12 @@ from learnsgl.core import GrammarKind, SamplingParams
 from learnsgl.errors import RequestError
 from learnsgl.tokenizer.tokenize import Tokenizer, load_tokenizer
 from learnsgl.tokenizer.tool_forms import CallForm
-from learnsgl.tokenizer.tool_request import constrained
+from learnsgl.tokenizer.tool_grammar import CallTokens, FunctionRule, marked, schema_of
+from learnsgl.tokenizer.tool_request import constrained, fault_of
 from tests.tokenizer.tool_templates import CALL, CLOCK, HERMES, LLAMA, NO_SYSTEM, PAST, UNKNOWN_FORM, WEATHER, asked
 
 Load = Callable[..., Tokenizer]
+NONE = CallTokens()
 HELLO = [{"role": "user", "content": "Hello"}]
 
 
@@ -134,6 +139,39 @@ def test_a_schema_that_is_none(tokenizer: Tokenizer, parameters: dict[str, Any])
     with pytest.raises(RequestError, match=r"tools\[1\]\.function\.parameters can't be made a grammar") as caught:
         constrained(SamplingParams(), asked(WEATHER, bad), tokenizer)
     assert (caught.value.code, caught.value.param) == ("invalid_grammar", "tools[1].function.parameters")
+
+
+KEYWORDS = st.sampled_from(
+    [
+        "type",
+        "properties",
+        "items",
+        "required",
+        "enum",
+        "const",
+        "anyOf",
+        "allOf",
+        "$ref",
+        "pattern",
+        "minLength",
+        "format",
+    ]
+)
+WORDS = st.sampled_from(
+    ["object", "array", "string", "integer", "null", "a", "(", "[a-z]+$", "#", "#/properties/a", "date"]
+)
+LEAVES = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | WORDS
+VALUES = st.recursive(
+    LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYWORDS | st.just("a"), inner, max_size=4)
+)
+
+
+@given(st.dictionaries(KEYWORDS, VALUES, max_size=4))
+def test_any_schema_is_a_grammar_or_an_error_of_the_client(parameters: dict[str, Any]) -> None:
+    schema = schema_of({"name": "f", "parameters": parameters})
+    assert fault_of(schema) or not LLMatcher.validate_grammar(
+        marked([FunctionRule("f", schema)], True, 1, "<", ">", NONE)
+    )
 
 
 def test_only_a_strict_schema_must_be_enforceable(tokenizer: Tokenizer) -> None:

@@ -37,6 +37,7 @@ examples:
   learnsgl bench kernels                          the GPU's kernels beside their floors and torch's own (needs a GPU)
   learnsgl bench steps                            decode and prefill steps beside what the GPU could do
   learnsgl bench online --url URL --rate 1 2 4    any OpenAI-compatible server under load, as its clients see it
+  learnsgl bench grammar                          what constrained answers cost the scheduler
   learnsgl bench all                              all of these with their defaults, then the tables of the page
   learnsgl bench docs                             only the tables of docs/benchmarks.md, from docs/benchmarks/*.json
 
@@ -53,6 +54,7 @@ _SINGLE = {
     "kernels": "each kernel of the GPU engine beside its floor and beside torch's own operators",
     "online": "a server under load: time to first token, time per token, throughput, goodput",
 }
+_GRAMMAR = "what compiling a schema and its masks cost, beside xgrammar where that is installed"
 
 
 def add_bench_command(subparsers: Any) -> None:
@@ -77,6 +79,10 @@ def add_bench_command(subparsers: Any) -> None:
         adders[name](single)
         single.add_argument("--out", type=Path, metavar="DIR", help=f"write DIR/{name}.json")
         single.set_defaults(run=_run_online if name in LOAD_BENCHES else _run_one, bench=name)
+    grammar = commands.add_parser("grammar", help=_GRAMMAR, description=f"Measure {_GRAMMAR}.")
+    grammar.add_argument("--model", default=BUILT_IN_MODEL, help=f"whose tokenizer (default: {BUILT_IN_MODEL})")
+    add_number(grammar, "--repeats", 5, "how often each schema is compiled, and its answer followed")
+    grammar.set_defaults(run=_run_grammar)
     every = commands.add_parser("all", help="all of these with their defaults, and the tables of docs/benchmarks.md")
     _add_page(every)
     every.set_defaults(run=_run_all, parsers={name: commands.choices[name] for name in BENCHES})
@@ -185,6 +191,12 @@ def _run_online(args: argparse.Namespace) -> int:
     from learnsgl.bench.online.command import run_online
 
     return run_online(args)
+
+
+def _run_grammar(args: argparse.Namespace) -> int:
+    from learnsgl.bench.grammar import run_command
+
+    return run_command(args)
 
 
 def _run_all(args: argparse.Namespace) -> int:

@@ -145,10 +145,12 @@ def test_what_arguments_may_be() -> None:
     made = json.loads(schema_of({"name": "f", "parameters": open_schema}))
     assert made["additionalProperties"] is True
     assert made["x-guidance"]["lenient"] is True, "not the client's own"
+    more: dict[str, Any] = {"properties": {"a": {}}}
     for unclear in (
         {"type": "object"},
-        {"properties": {"a": {}}, "required": ["b"]},
-        {"properties": {}, "$ref": "#/x"},
+        more | {"required": ["b"]},
+        more | {"required": [["a"]]},
+        more | {"$ref": "#/x"},
     ):
         assert "additionalProperties" not in json.loads(schema_of({"name": "f", "parameters": unclear}))
     assert "lenient" not in json.loads(schema_of({"name": "f", "strict": True}))["x-guidance"]

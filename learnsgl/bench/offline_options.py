@@ -36,7 +36,7 @@ def add_offline_options(parser: argparse.ArgumentParser) -> None:
     add_device(parser)
     _add_workload(parser.add_argument_group("workload"))
     parser.add_argument(
-        "--quantization", nargs="*", choices=QUANTIZATIONS, default=list(QUANTIZATIONS),
+        "--quantization", nargs="+", choices=QUANTIZATIONS, default=list(QUANTIZATIONS),
         help="learnsgl is measured once with each (default: none int8)",
     )  # fmt: skip
     parser.add_argument(

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
+from learnsgl.bench import run
 from learnsgl.bench.offline import NANO_VLLM, WARM_UP_LEN, OfflineResults, Settings, make_round, measure
+from learnsgl.bench.offline_options import add_offline_options
 from learnsgl.bench.offline_tables import offline_tables
 from learnsgl.bench.peers.base import PeerSpec, Wave
 from learnsgl.bench.peers.process import PeerProcess
@@ -164,3 +167,46 @@ def test_whatever_an_engine_raises_is_told(folder: Path) -> None:
         pytest.raises(ServingError, match="learnsgl failed: AssertionError: a foreign engine"),
     ):
         peer.run([Request([1], 1)])
+
+
+# ---------------------------------------------------------------- from the command line
+
+
+def asked(words: str, monkeypatch: pytest.MonkeyPatch) -> tuple[Settings, list[PeerSpec], Any]:
+    """What the command line asks for, nothing of it measured."""
+    found: list[Any] = []
+
+    def fake_measure(settings: Settings, specs: list[PeerSpec], tell: object, **others: Any) -> OfflineResults:
+        found.extend([settings, specs, others["limits"]])
+        return OfflineResults([], {}, [])
+
+    monkeypatch.setattr(run.offline, "measure", fake_measure)
+    monkeypatch.setattr(run, "measure_in_process", lambda device, dtype: CEILINGS)
+    parser = argparse.ArgumentParser()
+    add_offline_options(parser)
+    run._offline(parser.parse_args(words.split()), lambda settings, results: None)
+    settings, specs, limits = found
+    return settings, specs, limits
+
+
+def test_the_workload_of_a_gpu_from_the_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings, specs, limits = asked(
+        "--model dummy:qwen3-0.6b --dtype bfloat16 --quantization none --workload nano-vllm --alone --floor "
+        "--temperature 0.6 --max-prefill-length 8192 --limit-s 100 --device cuda --peer transformers-paged mini-sglang",
+        monkeypatch,
+    )
+    assert settings.batches == [256]
+    assert [spec.kind for spec in specs] == ["learnsgl", "transformers-paged", "mini-sglang"]
+    for spec in specs:
+        assert (spec.max_batch, spec.max_len, spec.has_weights, spec.alone) == (256, 2048, False, True)
+        assert (spec.device, spec.temperature, spec.max_prefill_length, spec.limit_s) == ("cuda", 0.6, 8192, 100)
+    assert specs[0].options == {"max_model_len": 4096}
+    assert limits[0].weight_bytes == 1_191_968_768
+
+
+def test_in_turns_nothing_is_taken_for_one_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings, specs, limits = asked("--model tiny-random --batch 2 4 --peers transformers", monkeypatch)
+    assert (settings.batches, limits) == ([2, 4], None)
+    assert [spec.name for spec in specs] == ["learnsgl", "learnsgl int8", "transformers"]
+    assert all(spec.has_weights and not spec.alone and not spec.options for spec in specs)
+    assert {spec.max_len for spec in specs} == {128 + 64}

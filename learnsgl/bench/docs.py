@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import msgspec
 
 from learnsgl.bench.command import BENCHES
 from learnsgl.bench.kernels_tables import KERNEL_HEADS, KERNELS
 from learnsgl.bench.offline_tables import FLOOR_HEADS
+from learnsgl.bench.online.page import FILE, page_tables, read_loads
 from learnsgl.bench.report import Report, read_report
 from learnsgl.bench.run import tables_of
 from learnsgl.bench.steps_tables import DECODE_HEADS, IDLE_HEADS, PREFILL_HEADS
@@ -29,10 +30,11 @@ GPU = "gpu"
 GPU_TABLES: Mapping[str, Mapping[str, Sequence[str]]] = {
     "steps": {"steps-decode": DECODE_HEADS, "steps-idle": IDLE_HEADS, "steps-prefill": PREFILL_HEADS},
     "offline": {"offline-floor": FLOOR_HEADS},
+    "mini-sglang/offline": {"offline-floor": FLOOR_HEADS},
     "trace": {"trace-runs": RUN_HEADS},
     "kernels": {f"kernels-{kernel}": KERNEL_HEADS for kernel in KERNELS},
 }
-"""Tables of a GPU on the page, by benchmark, with their columns."""
+"""Tables of a GPU on the page, by the file of their results, with their columns."""
 _SHOWN_VERSIONS = ("python", "torch", "triton", "transformers", "llama-cpp-python", "numpy")
 
 
@@ -90,6 +92,7 @@ def render(page: str, folder: Path) -> str:
         ("tried", name): tried_table(tried, name).markdown() for name in dict.fromkeys(one.bench for one in tried)
     }
     texts |= _gpu_texts(folder)
+    texts |= _online_texts(folder)
     for report in reports.values():
         texts |= {("table", table.name): table.markdown() for table in tables_of(report)}
 
@@ -103,20 +106,34 @@ def render(page: str, folder: Path) -> str:
     return _PLACE.sub(fill, page)
 
 
+def _online_texts(folder: Path) -> dict[tuple[str, str], str]:
+    """What stands in the places of servers under load."""
+    texts = {}
+    for name, report in read_loads(folder).items():
+        file = f"{folder.name}/{name}/{FILE}"
+        texts["run", name] = "Not measured yet." if report is None else about(report, file)
+        texts |= {("table", f"{name}/{table.name}"): table.markdown() for table in page_tables(report)}
+    return texts
+
+
 def _gpu_texts(folder: Path) -> dict[tuple[str, str], str]:
     """What stands in the places of a GPU's runs and tables."""
     texts = {}
     for name, heads in GPU_TABLES.items():
         tables = {table: Table(table, columns, []) for table, columns in heads.items()}
         file = folder / GPU / f"{name}.json"
+        texts["run", f"{GPU}/{name}"] = "Not measured yet."
         if file.is_file():
             report = read_report(file)
             tables |= {table.name: table for table in tables_of(report)}
             texts["run", f"{GPU}/{name}"] = about(report, f"{folder.name}/{GPU}/{name}.json")
-        else:
-            texts["run", f"{GPU}/{name}"] = "Not measured yet."
-        texts |= {("table", f"{GPU}/{table}"): tables[table].markdown() for table in heads}
+        texts |= {("table", place_of(name, table)): tables[table].markdown() for table in heads}
     return texts
+
+
+def place_of(name: str, table: str) -> str:
+    """What the page calls a table of a GPU's results; of two files with the same table, by their folder."""
+    return (PurePosixPath(GPU, name).parent / table).as_posix()
 
 
 def about(report: Report, file: str) -> str:

@@ -10,7 +10,7 @@ import pytest
 
 from learnsgl import cli
 from learnsgl.bench.command import BENCHES
-from learnsgl.bench.docs import GPU_TABLES, render
+from learnsgl.bench.docs import GPU_TABLES, place_of, render
 from learnsgl.bench.kernels_tables import KERNELS, kernels_tables
 from learnsgl.bench.online.page import page_tables, read_loads
 from learnsgl.bench.report import Report, read_report
@@ -106,7 +106,7 @@ def test_the_page_is_not_stale() -> None:
 def test_every_table_of_every_bench_is_on_the_page() -> None:
     shown = set(re.findall(r"<!-- table: ([\w/-]+) -->", PAGE.read_text(encoding="utf-8")))
     reports = [read_report(RESULTS / f"{name}.json") for name in BENCHES]
-    of_a_gpu = {f"gpu/{table}" for tables in GPU_TABLES.values() for table in tables}
+    of_a_gpu = {place_of(name, table) for name, tables in GPU_TABLES.items() for table in tables}
     of_loads = {f"{name}/{table.name}" for name, report in read_loads(RESULTS).items() for table in page_tables(report)}
     assert {table.name for report in reports for table in tables_of(report)} | of_a_gpu | of_loads == shown
 

@@ -12,7 +12,7 @@ from learnsgl.core import ReqKey
 from learnsgl.message.types import Delta, ErrorInfo
 from learnsgl.server.live_choice import LiveChoice, LivePrompt, Piece, joined
 from learnsgl.server.new_request import NewRequest
-from learnsgl.tokenizer.tool_forms import CallForm, parser_of
+from learnsgl.tokenizer.tool_forms import CallForm, parsers_of
 
 
 class RequestFailed(Exception):
@@ -53,9 +53,8 @@ class LiveRequest:
         }
         self.choices: list[LiveChoice] = []
         for uid, prompt in zip(self.uids, request.prompts, strict=True):
-            for choice in range(prompt.sampling.n):
+            for choice, parser in enumerate(parsers_of(call_form, prompt.tools, prompt.sampling.n)):
                 every_token = request.generate is not None
-                parser = parser_of(call_form, prompt.tools)
                 self.choices.append(LiveChoice(ReqKey(uid, choice), len(self.choices), prompt, every_token, parser))
         ids = request.generate.ids if request.generate is not None else None
         self.names = dict(zip(ids or (), self.uids, strict=False))

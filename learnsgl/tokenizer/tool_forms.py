@@ -116,11 +116,12 @@ def tools_of(asked: ToolsMsg) -> list[dict[str, Any]]:
     return [msgspec.json.decode(tool) for tool in asked.tools]
 
 
-def parser_of(form: CallForm, asked: ToolsMsg | None) -> CallParser | None:
-    """The parser for an answer to a request; `None` where it can hold no calls."""
+def parsers_of(form: CallForm, asked: ToolsMsg | None, num_answers: int) -> list[CallParser | None]:
+    """A parser for each answer to a request; `None` where it can hold no calls."""
     if asked is None or asked.choice is ToolChoice.NONE:
-        return None
-    return FORMS[form].parser(names_of(asked))
+        return [None] * num_answers
+    names = frozenset(names_of(asked))
+    return [FORMS[form].parser(names) for _ in range(num_answers)]
 
 
 def names_of(asked: ToolsMsg) -> Sequence[str]:

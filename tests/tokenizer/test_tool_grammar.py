@@ -12,7 +12,7 @@ from tokenizers import AddedToken
 from tokenizers import Tokenizer as BackendTokenizer
 
 from learnsgl.tokenizer.tokenize import Tokenizer
-from learnsgl.tokenizer.tool_forms import CALL_BEGIN, CALL_END, FORMS, PYTHON_TAG, CallForm, parser_of, plan_of
+from learnsgl.tokenizer.tool_forms import CALL_BEGIN, CALL_END, FORMS, PYTHON_TAG, CallForm, parsers_of, plan_of
 from learnsgl.tokenizer.tool_grammar import CallTokens, schema_of
 from tests.tokenizer.test_tool_parser import read
 from tests.tokenizer.tool_templates import CLOCK, WEATHER, asked
@@ -198,7 +198,7 @@ def test_random_answers_are_read(vocabulary: Vocabulary, form: CallForm, choice:
     rng, num_whole, num_calls = np.random.default_rng(1), 0, 0
     for _ in range(25):
         text, ended = walk(vocabulary, grammar, rng, 400)
-        parser = parser_of(form, tools)
+        (parser,) = parsers_of(form, tools, 1)
         assert parser is not None
         content, calls, is_open = read(parser, text)
         for name, arguments in calls[: len(calls) - is_open]:

@@ -100,6 +100,13 @@ def test_a_template_without_a_system_message_is_told_by_the_user(load: Load) -> 
     assert "\n\nHow is Oslo?[assistant] <tool_call>" in text
 
 
+def test_a_form_that_is_not_known_is_not_asked_for(load: Load) -> None:
+    text = load(UNKNOWN_FORM).render_chat(PAST, asked(WEATHER))
+    assert text.startswith("[system] You can call functions.")
+    assert "call:get_weather" not in text
+    assert text.count("The weather in a city.") == 1, "told once, and not by the template too"
+
+
 def test_the_prompt_is_the_same_whatever_the_choice(tokenizer: Tokenizer) -> None:
     """So the cached prefix of a chat serves all choices."""
     texts = {
@@ -142,24 +149,9 @@ def test_a_schema_that_is_none(tokenizer: Tokenizer, parameters: dict[str, Any])
 
 
 KEYWORDS = st.sampled_from(
-    [
-        "type",
-        "properties",
-        "items",
-        "required",
-        "enum",
-        "const",
-        "anyOf",
-        "allOf",
-        "$ref",
-        "pattern",
-        "minLength",
-        "format",
-    ]
-)
-WORDS = st.sampled_from(
-    ["object", "array", "string", "integer", "null", "a", "(", "[a-z]+$", "#", "#/properties/a", "date"]
-)
+    ["type", "properties", "items", "required", "enum", "const", "anyOf", "allOf", "$ref", "pattern", "minLength"]
+)  # fmt: skip
+WORDS = st.sampled_from(["object", "array", "string", "integer", "null", "a", "(", "[a-z]+$", "#", "#/properties/a"])
 LEAVES = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | WORDS
 VALUES = st.recursive(
     LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYWORDS | st.just("a"), inner, max_size=4)

@@ -10,7 +10,7 @@ from learnsgl.message.types import Ending
 from learnsgl.scheduler.executor import Masks, Ticket
 from learnsgl.scheduler.grammar_matcher import compute_masks, failure
 from learnsgl.scheduler.running import RunningReqs
-from learnsgl.scheduler.table import BoolArray, Int64Array
+from learnsgl.scheduler.table import BoolArray, Int64Array, ReqTable
 from learnsgl.trace.journal import Journal
 
 
@@ -41,6 +41,13 @@ class InFlight:
         return self.rows[self.wants_token]
 
 
+def awaits_tokens(step: InFlight, table: ReqTable) -> bool:
+    """Whether the masks of a step that was just submitted hang on tokens of a step before it."""
+    if not table.num_with_grammar:
+        return False
+    return bool((table.num_in_flight[table.with_grammar(step.sampled_rows)] > 1).any())
+
+
 def masks_of(
     step: InFlight, running: RunningReqs, journal: Journal, clock: Callable[[], int]
 ) -> tuple[Masks | None, list[Ending]]:
@@ -50,6 +57,8 @@ def masks_of(
         `None` where it has no such request; and the endings of requests whose matchers have failed.
     """
     table = running.table
+    if not table.num_with_grammar:
+        return None, []
     rows = table.with_grammar(step.sampled_rows)
     if not len(rows):
         return None, []

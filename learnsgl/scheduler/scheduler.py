@@ -44,7 +44,7 @@ from learnsgl.scheduler import replies
 from learnsgl.scheduler.decode import decodable_rows
 from learnsgl.scheduler.executor import Executor, Step, StepResult
 from learnsgl.scheduler.grammar_matcher import advance
-from learnsgl.scheduler.in_flight import InFlight, masks_of
+from learnsgl.scheduler.in_flight import InFlight, awaits_tokens, masks_of
 from learnsgl.scheduler.intake import check_request, start_matchers
 from learnsgl.scheduler.live_state import LiveState
 from learnsgl.scheduler.policy import make_policy
@@ -300,8 +300,8 @@ class Scheduler:
         ticket = self._executor.submit(step)
         in_flight = InFlight(ticket, rows, uids, choices, lens, prompt_done, len(prompts))
         self._in_flight.append(in_flight)
-        if (table.num_in_flight[table.with_grammar(in_flight.sampled_rows)] > 1).any():
-            self._unsampled = in_flight  # until the tokens are known on which its masks depend
+        if awaits_tokens(in_flight, table):
+            self._unsampled = in_flight
         else:
             self._sample(in_flight)
         self.journal.submitted(self.step_number, submit_ns)

@@ -163,8 +163,6 @@ class ReqTable:
 
     def with_grammar(self, rows: Int64Array) -> Int64Array:
         """Those of `rows` [n] whose requests have a grammar and have not ended: int64 [m], in their order."""
-        if not self.num_with_grammar:
-            return rows[:0]
         found: Int64Array = rows[self.has_grammar[rows] & ~self.has_ended(rows)]
         return found
 

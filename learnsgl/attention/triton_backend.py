@@ -17,6 +17,7 @@ from learnsgl.errors import EngineError
 from learnsgl.kernels.configs import PROGRAMS_PER_SM, choose_num_splits, decode_tiles, prefill_tiles, read_traits
 from learnsgl.kernels.decode_attention import DecodeTokens, SplitBuffers, decode_attention
 from learnsgl.kernels.find_slots import find_slots
+from learnsgl.kernels.own_tokens import OwnTokens
 from learnsgl.kernels.prefill_attention import TILE_FIELDS, prefill_attention, prefill_tile_list
 from learnsgl.kernels.rotary_store import QKNorm, rotate_and_store, store_kv
 
@@ -123,11 +124,13 @@ class TritonAttention:
     def rotate_and_attend(
         self, layer: int, qkv: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, *, norm: QKNorm | None = None
     ) -> torch.Tensor:
-        """`forward` for heads that aren't rotated yet: norms, rotation and the store are one launch.
+        """`forward` for heads that aren't rotated yet: norms, rotation and the store are one launch, or none.
+
+        Where all rows decode, the launch of attention does them too.
 
         Args:
             layer: number of the layer, from 0.
-            qkv: [T, H + 2 KV, D]; the query heads are changed in place.
+            qkv: [T, H + 2 KV, D]; the query heads may be changed in place.
             cos: [P, D / 2], of every position there can be.
             sin: likewise, not negated.
             norm: per-head norms of queries and keys, for models that have them.
@@ -135,6 +138,11 @@ class TritonAttention:
         Returns:
             [T, H * D].
         """
+        if self._tile_list is None:  # all rows decode, and need nothing before that launch
+            own = OwnTokens(self._slots, cos, sin, norm)
+            out = qkv.new_empty(len(qkv), self._num_heads, qkv.shape[2])
+            self._decode_into(layer, qkv, out, own)
+            return out.flatten(1)
         rotate_and_store(
             qkv, cos, sin, self._positions, self._slots, self._pool.layers[layer], num_heads=self._num_heads, norm=norm
         )
@@ -149,11 +157,15 @@ class TritonAttention:
                 query, kept, self._page_table, self._tile_list, out, page_size=page_size, scale=self._scale,
                 tiles=self._prefill_tiles,
             )  # fmt: skip
-        decode_attention(
-            query, kept, self._page_table, self._decode, out, page_size=page_size, scale=self._scale,
-            tiles=self._decode_tiles, num_splits=self._num_splits, buffers=self._split_buffers,
-        )  # fmt: skip
+        self._decode_into(layer, query, out, None)
         return out.flatten(1)
+
+    def _decode_into(self, layer: int, query: torch.Tensor, out: torch.Tensor, own: OwnTokens | None) -> None:
+        decode_attention(
+            query, self._pool.layers[layer], self._page_table, self._decode, out, page_size=self._pool.page_size,
+            scale=self._scale, tiles=self._decode_tiles, num_splits=self._num_splits, buffers=self._split_buffers,
+            own=own,
+        )  # fmt: skip
 
     def _find_slots(self, token_rows: torch.Tensor, positions: torch.Tensor, num_padded: int) -> None:
         if num_padded > len(self._slots):

@@ -14,6 +14,7 @@ import triton.language as tl
 
 from learnsgl.kernels.configs import MAX_SPLITS, Tiles
 from learnsgl.kernels.launch import Launch, check_rows, power_of_2
+from learnsgl.kernels.own_tokens import OwnTokens, own_args, rotated
 from learnsgl.kernels.paged_attention import LOG2_E, attend
 
 _COMBINE_BLOCK = 8
@@ -62,6 +63,7 @@ def decode_attention(
     tiles: Tiles,
     num_splits: int,
     buffers: SplitBuffers,
+    own: OwnTokens | None = None,
 ) -> None:
     """Grouped-query attention of single tokens over their rows' pages.
 
@@ -79,6 +81,9 @@ def decode_attention(
         tiles: sizes, from `decode_tiles`.
         num_splits: parts of each context, from `choose_num_splits`. With 1 the second launch is left out.
         buffers: not read where num_splits is 1.
+        own: where the step's heads are neither rotated nor stored yet: `query` is then [T, H + 2 KV, D], and isn't
+            changed. Each program normalises and rotates its own query heads; the one with a context's end begins with
+            the token's own key and value, which it also stores. So no launch is needed before this one.
 
     Raises:
         ValueError: a tensor isn't dense along its last axis.
@@ -87,7 +92,7 @@ def decode_attention(
     """
     for launch in decode_attention_launches(
         query, kv_layer, page_table, tokens, out, page_size=page_size, scale=scale, tiles=tiles, num_splits=num_splits,
-        buffers=buffers,
+        buffers=buffers, own=own,
     ):  # fmt: skip
         launch.run()
 
@@ -104,11 +109,12 @@ def decode_attention_launches(
     tiles: Tiles,
     num_splits: int,
     buffers: SplitBuffers,
+    own: OwnTokens | None = None,
 ) -> list[Launch]:
     """The launches of `decode_attention`: the parts, and the combining where there are several."""
     check_rows("query", query)
     check_rows("kv_layer", kv_layer)
-    num_heads, head_dim = query.shape[1:]
+    num_heads, head_dim = out.shape[1:]
     num_kv_heads = kv_layer.shape[1]
     shared = {
         "out_ptr": out, "partials_ptr": buffers.partials, "log_sums_ptr": buffers.log_sums,
@@ -122,6 +128,7 @@ def decode_attention_launches(
         "query_head_stride": query.stride(1), "cache_head_stride": kv_layer.stride(1),
         "cache_slot_stride": kv_layer.stride(2), "page_table_stride": page_table.stride(0),
         "GROUP": num_heads // num_kv_heads, "BLOCK_H": tiles.block_m, "PAGE_SIZE": page_size, "SPLIT": num_splits > 1,
+        **own_args(own),
     }  # fmt: skip
     grid = (tokens.num_tokens, num_kv_heads, num_splits)
     split = Launch(_split_kernel, grid, args | shared, tiles.num_warps, tiles.num_stages)
@@ -148,9 +155,10 @@ def _part_len(context_len, num_splits, BLOCK_N: tl.constexpr):
 def _split_kernel(
     query_ptr, key_ptr, value_ptr, out_ptr, partials_ptr, log_sums_ptr, page_table_ptr, rows_ptr, context_lens_ptr,
     tokens_ptr, num_splits, scale, query_token_stride, query_head_stride, out_token_stride, out_head_stride,
-    cache_head_stride, cache_slot_stride, page_table_stride,
+    cache_head_stride, cache_slot_stride, page_table_stride, slots_ptr, cos_ptr, sin_ptr, q_weight_ptr, k_weight_ptr,
+    table_stride, eps,
     GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_N: tl.constexpr,
-    PAGE_SIZE: tl.constexpr, SPLIT: tl.constexpr, LISTED: tl.constexpr,
+    PAGE_SIZE: tl.constexpr, SPLIT: tl.constexpr, LISTED: tl.constexpr, OWN: tl.constexpr, HAS_NORM: tl.constexpr,
 ):  # fmt: skip
     """One program a token, KV head and part of the context."""
     run = tl.program_id(0)
@@ -167,13 +175,56 @@ def _split_kernel(
     heads = kv_head * GROUP + group
     dims = tl.arange(0, BLOCK_D)
     inside = (group < GROUP)[:, None] & (dims < HEAD_DIM)[None, :]
-    query_places = token.to(tl.int64) * query_token_stride + heads[:, None] * query_head_stride + dims[None, :]
-    query = tl.load(query_ptr + query_places, mask=inside, other=0.0)
+    token_ptr = query_ptr + token.to(tl.int64) * query_token_stride
+    key_ptr += kv_head.to(tl.int64) * cache_head_stride
+    value_ptr += kv_head.to(tl.int64) * cache_head_stride
+    total = tl.zeros((BLOCK_H, BLOCK_D), tl.float32)
+    row_max = tl.full((BLOCK_H,), float("-inf"), tl.float32)
+    row_sum = tl.zeros((BLOCK_H,), tl.float32)
+    if OWN:
+        within = (dims < HEAD_DIM)[None, :]
+        position = tl.maximum(context_len - 1, 0).to(tl.int64)
+        pairs = dims % (HEAD_DIM // 2)
+        cos = tl.load(cos_ptr + position * table_stride + pairs, mask=dims < HEAD_DIM, other=0.0).to(tl.float32)[
+            None, :
+        ]
+        sin = tl.load(sin_ptr + position * table_stride + pairs, mask=dims < HEAD_DIM, other=0.0).to(tl.float32)[
+            None, :
+        ]
+        sin = tl.where((dims < HEAD_DIM // 2)[None, :], -sin, sin)
+        dtype: tl.constexpr = query_ptr.dtype.element_ty
+        query = rotated(
+            token_ptr + heads[:, None] * query_head_stride,
+            q_weight_ptr,
+            inside,
+            cos,
+            sin,
+            eps,
+            HEAD_DIM,
+            BLOCK_D,
+            HAS_NORM,
+        ).to(dtype)
+        one = tl.arange(0, 1)[:, None]
+        own_ptr = token_ptr + (tl.num_programs(1) * GROUP + kv_head + one) * query_head_stride
+        key = rotated(own_ptr, k_weight_ptr, within, cos, sin, eps, HEAD_DIM, BLOCK_D, HAS_NORM).to(dtype)
+        own_ptr += tl.num_programs(1) * query_head_stride
+        value = tl.load(own_ptr + dims[None, :], mask=within, other=0.0)
+        # the part with the context's end keeps the two, and begins with them: a first key whose weight is 1
+        is_mine = (end == context_len) & (context_len > 0)
+        place = tl.load(slots_ptr + token).to(tl.int64) * cache_slot_stride + dims[None, :]
+        if is_mine:
+            tl.store(key_ptr + place, key, mask=within)
+            tl.store(value_ptr + place, value, mask=within)
+        score = tl.sum(query.to(tl.float32) * key.to(tl.float32), axis=1) * scale
+        row_max = tl.where(is_mine, score, row_max)
+        row_sum = tl.where(is_mine, 1.0, row_sum)
+        total = tl.where(is_mine, value.to(tl.float32), total)
+        end = tl.minimum(end, context_len - 1)
+    else:
+        query = tl.load(token_ptr + heads[:, None] * query_head_stride + dims[None, :], mask=inside, other=0.0)
     limits = tl.zeros((BLOCK_H,), tl.int32) + (end - 1)
     total, row_max, row_sum = attend(
-        tl.zeros((BLOCK_H, BLOCK_D), tl.float32), tl.full((BLOCK_H,), float("-inf"), tl.float32),
-        tl.zeros((BLOCK_H,), tl.float32), query, key_ptr + kv_head.to(tl.int64) * cache_head_stride,
-        value_ptr + kv_head.to(tl.int64) * cache_head_stride,
+        total, row_max, row_sum, query, key_ptr, value_ptr,
         page_table_ptr + tl.load(rows_ptr + token).to(tl.int64) * page_table_stride, begin, end, limits, end - 1, scale,
         cache_slot_stride, HEAD_DIM, BLOCK_D, BLOCK_N, PAGE_SIZE, MASKED=True,
     )  # fmt: skip

@@ -10,8 +10,11 @@ from hypothesis import strategies as st
 
 from learnsgl.kernels.configs import MAX_SPLITS, Tiles
 from learnsgl.kernels.decode_attention import DecodeTokens, SplitBuffers, decode_attention
+from learnsgl.kernels.find_slots import find_slots_reference
+from learnsgl.kernels.own_tokens import OwnTokens
 from learnsgl.kernels.prefill_attention import prefill_attention, prefill_tile_list
-from tests.kernels.cases import DTYPES, Paged, assert_close, make_paged
+from learnsgl.kernels.rotary_store import NO_SLOT, QKNorm, rotate_and_store_reference
+from tests.kernels.cases import DTYPES, Paged, assert_close, generator, make_paged
 
 SMALL = Tiles(block_m=16, block_n=16, num_warps=4, num_stages=2)
 
@@ -99,6 +102,47 @@ def test_a_long_context(num_splits: int, device: torch.device) -> None:
     assert_close(prefill(paged, tiles), paged.reference())
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("has_norm", [False, True])
+@pytest.mark.parametrize(
+    ("num_splits", "num_heads", "num_kv_heads", "head_dim", "page_size"), [(1, 4, 2, 64, 1), (3, 7, 1, 80, 4)]
+)
+def test_tokens_that_are_rotated_and_stored_on_the_way(
+    num_splits: int, num_heads: int, num_kv_heads: int, head_dim: int, page_size: int, has_norm: bool,
+    dtype: torch.dtype, device: torch.device,
+) -> None:  # fmt: skip
+    starts = [0, 15, 16, 47]  # a context of the token alone, and ends within and between blocks
+    shape = {"num_heads": num_heads, "num_kv_heads": num_kv_heads, "head_dim": head_dim, "page_size": page_size}
+    paged = make_paged(starts, [1] * 4, **shape, dtype=dtype, device=device)
+    qkv = torch.randn(6, num_heads + 2 * num_kv_heads, head_dim, generator=generator(1)).to(device, dtype)
+    angles = torch.outer(torch.arange(48.0), 10.0 ** -torch.linspace(0, 2, head_dim // 2)).to(device)
+    cos, sin = angles.cos().to(dtype), angles.sin().to(dtype)
+    norm = QKNorm(*torch.rand(2, head_dim, generator=generator(2)).to(device, dtype), eps=1e-6) if has_norm else None
+    positions, rows = torch.tensor(starts, device=device), torch.from_numpy(paged.rows).to(device)
+    slots = find_slots_reference(rows.long(), positions, paged.page_table, page_size=page_size)
+    expected_qkv, expected_layer = qkv[:4].clone(), paged.kv_layer.clone()
+    rotate_and_store_reference(expected_qkv, cos, sin, positions, slots, expected_layer, num_heads=num_heads, norm=norm)
+    mine = paged.kv_layer.clone()
+    mine[:, :, slots] = torch.nan  # what is there before must not matter
+    padding = torch.zeros(2, dtype=torch.int32, device=device)
+    tokens = DecodeTokens(torch.cat((rows, padding)), torch.cat((positions.int() + 1, padding)), None, 6)
+    own = OwnTokens(torch.cat((slots, padding.long() + NO_SLOT)), cos, sin, norm)
+    buffers = SplitBuffers(*(torch.full((6 * num_heads * num_splits * size,), torch.nan, device=device) for size in (
+        head_dim, 1)))  # fmt: skip
+    out = torch.full((6, num_heads, head_dim), torch.nan, dtype=dtype, device=device)
+    decode_attention(
+        qkv, mine, paged.page_table, tokens, out, page_size=page_size, scale=paged.scale, tiles=SMALL,
+        num_splits=num_splits, buffers=buffers, own=own,
+    )  # fmt: skip
+    assert_close(mine[:, :, slots], expected_layer[:, :, slots])
+    kept = torch.ones(mine.shape[2], dtype=torch.bool, device=device)
+    kept[slots] = False
+    assert torch.equal(mine[:, :, kept].nan_to_num(9.0), paged.kv_layer[:, :, kept].nan_to_num(9.0))
+    paged.query, paged.kv_layer = expected_qkv[:, :num_heads], expected_layer
+    assert_close(out[:4], paged.reference())
+    assert not out[4:].any()
+
+
 @pytest.mark.parametrize("num_splits", [1, 3])
 def test_padding_gives_zeros(num_splits: int, device: torch.device) -> None:
     paged = make_paged([20, 3], [1, 1], device=device)
@@ -130,7 +174,7 @@ def test_a_row_does_not_depend_on_its_neighbours(device: torch.device) -> None:
         assert torch.equal(alone[token], together[token])
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     runs=st.lists(st.tuples(st.integers(0, 50), st.integers(1, 20)), min_size=1, max_size=4),
     group_size=st.integers(1, 5),

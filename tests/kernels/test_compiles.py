@@ -14,6 +14,7 @@ from learnsgl.kernels.decode_attention import DecodeTokens, SplitBuffers, decode
 from learnsgl.kernels.few_tokens import Around, few_tokens_launch
 from learnsgl.kernels.find_slots import find_slots_launch
 from learnsgl.kernels.launch import Launch
+from learnsgl.kernels.own_tokens import OwnTokens
 from learnsgl.kernels.prefill_attention import prefill_attention_launch, prefill_tile_list
 from learnsgl.kernels.rms_norm import qk_norm_launch, rms_norm_launch
 from learnsgl.kernels.rotary_store import QKNorm, rotate_and_store_launch, store_kv_launch
@@ -69,6 +70,9 @@ def attention(
     tokens = DecodeTokens(per_token, per_token, per_token if num_splits == 1 else None, NUM_TOKENS)
     buffers = SplitBuffers(empty(1, dtype=torch.float32), empty(1, dtype=torch.float32))
     shared = {"page_size": page_size, "scale": head_dim**-0.5}
+    qkv = empty(NUM_TOKENS, num_heads + 2 * num_kv_heads, head_dim, dtype=dtype)
+    cos, weight = empty(64, head_dim, dtype=dtype)[:, head_dim // 2 :], empty(head_dim, dtype=dtype)
+    own = OwnTokens(per_token.long(), cos, cos, QKNorm(weight, weight, 1e-6) if num_splits > 1 else None)
 
     def make(traits: GpuTraits) -> list[Launch]:
         tiles = prefill_tiles(head_dim, dtype.itemsize, traits)
@@ -81,6 +85,11 @@ def attention(
                 query, kv_layer, page_table, tokens, query, **shared, num_splits=num_splits, buffers=buffers,
                 tiles=decode_tiles(head_dim, group_size, dtype.itemsize, traits),
             ),
+            decode_attention_launches(
+                qkv, kv_layer, page_table, DecodeTokens(per_token, per_token, None, NUM_TOKENS), query, **shared,
+                num_splits=num_splits, buffers=buffers, own=own,
+                tiles=decode_tiles(head_dim, group_size, dtype.itemsize, traits),
+            )[0],
         ]  # fmt: skip
 
     return make
@@ -160,7 +169,7 @@ def test_it_compiles(case: str, architecture: int, compiled: Callable[[Launch, i
         assert result.stack_bytes == 0, f"{name}: {result.stack_bytes} bytes a thread are spilled"
         if launch.num_stages > 1:
             assert "cp.async" in result.ptx, f"{name}: loads aren't asynchronous"
-        if "key_ptr" in launch.args:
+        if launch.num_stages > 1 and "key_ptr" in launch.args:
             block_n, head_dim = launch.args["BLOCK_N"], launch.args["BLOCK_D"]
             two_buffers = 2 * 2 * block_n * head_dim * launch.args["key_ptr"].itemsize
             assert result.shared_bytes >= two_buffers, f"{name}: keys and values haven't two buffers each"

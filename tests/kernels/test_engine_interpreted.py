@@ -27,7 +27,7 @@ from tests.kernels.conftest import INTERPRETED
 
 pytestmark = pytest.mark.skipif(not INTERPRETED, reason="tests/gpu has the same for a GPU")
 
-SCHEDULER = SchedulerConfig(max_running_requests=4, max_prefill_length=32)
+SCHEDULER = SchedulerConfig(max_running_requests=4, max_prefill_length=16)
 
 
 class Again:

@@ -114,11 +114,12 @@ def test_what_a_graph_fixes_hangs_on_its_size_alone(device: torch.device) -> Non
 
 
 @pytest.mark.parametrize("has_norm", [False, True])
-def test_rotating_on_the_way(has_norm: bool, device: torch.device) -> None:
+@pytest.mark.parametrize("runs", [[(0, 6, 3), (1, 0, 2)], [(0, 6, 1), (1, 0, 1)]], ids=["prompts", "answers"])
+def test_rotating_on_the_way(has_norm: bool, runs: list[tuple[int, int, int]], device: torch.device) -> None:
     pair = Pair(device, 4)
     pair.step([(0, 0, 6)])
-    batch = pair.batch([(0, 6, 3), (1, 0, 2)])
-    qkv = pair.heads(5, seed=1)
+    batch = pair.batch(runs)
+    qkv = pair.heads(len(batch.positions), seed=1)
     angles = torch.outer(torch.arange(32.0), 10.0 ** -torch.arange(0.0, 2.0, 0.25)).to(device)
     cos, sin = angles.cos(), angles.sin()
     norm = QKNorm(torch.full((HEAD_DIM,), 0.5, device=device), torch.ones(HEAD_DIM, device=device), 1e-6)

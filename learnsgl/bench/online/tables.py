@@ -6,6 +6,12 @@ from learnsgl.bench.online.results import BUSY_SHARE, OnlineResults
 from learnsgl.bench.online.summary import BEHIND_S, Stats, Summary, error_kind, probe_stats, summarize
 from learnsgl.bench.tables import Table
 
+LOAD_COLUMNS = (
+    "load", "requests", "answered", "failed", "left", "behind", "req/s", "tokens/s in", "tokens/s out",
+    "goodput, req/s", "within limits", "client, of a core",
+)  # fmt: skip
+LATENCY_COLUMNS = ("load", "ms", "values", "mean", "p50", "p90", "p99", "max")
+PROBE_COLUMNS = ("load", "route", "asked", "p50, ms", "p90", "p99", "max", "not answered", "aim", "")
 _LATENCIES = (("TTFT", "ttft"), ("TPOT", "tpot"), ("ITL", "itl"), ("end to end", "e2e"))
 _MAX_MESSAGE_CHARS = 100
 PROBE_AIM_MS = 100.0
@@ -18,12 +24,11 @@ def online_tables(results: OnlineResults) -> list[Table]:
     tables = [
         Table(
             "online-load",
-            ("load", "requests", "answered", "failed", "left", "behind", "req/s", "tokens/s in", "tokens/s out",
-             "goodput, req/s", "within limits", "client, of a core"),
+            LOAD_COLUMNS,
             [_load_row(one) for one in summaries], _load_note(results, summaries),
         ),
         Table(
-            "online-latency", ("load", "ms", "values", "mean", "p50", "p90", "p99", "max"),
+            "online-latency", LATENCY_COLUMNS,
             [
                 [one.load.text(), name, *_cells(getattr(one, field))]
                 for one in summaries for name, field in _LATENCIES if getattr(one, field) is not None
@@ -36,7 +41,7 @@ def online_tables(results: OnlineResults) -> list[Table]:
     if probes := _probe_rows(results):
         tables.append(
             Table(
-                "online-probes", ("load", "route", "asked", "p50, ms", "p90", "p99", "max", "not answered", "aim", ""),
+                "online-probes", PROBE_COLUMNS,
                 probes,
                 "Asked ten times a second by a process of its own while the load ran. The times are of the answers, "
                 "from the moment at which each was to be asked; the aim is for all of them.",

@@ -49,7 +49,7 @@ def plan(out: Path, benches: Sequence[str] = BENCHES) -> list[Part]:
     """
     results = out / "benchmarks"
     parts = [_tests(out), *_benchmarks(results), *_recordings(out / "recordings")]
-    parts += [_mini_sglang(results / "mini-sglang"), _flashinfer_tests(out)]
+    parts += [_mini_sglang(results / "mini-sglang"), _flashinfer_tests(out), _flashinfer(results / "flashinfer")]
     return [part for part in parts if part.command[:3] != _BENCH or part.command[3] in benches]
 
 
@@ -94,6 +94,12 @@ def _mini_sglang(results: Path) -> Part:
     """By itself, since it may compile for minutes; what it has compiled by then stays in the cache."""
     words = ("--peers", "mini-sglang", "--limit-s", "230", "--out", str(results))
     return Part("mini-sglang", (*_BENCH, "offline", *_QWEN, *_NANO, *words), 300, needs_package="minisgl")
+
+
+def _flashinfer(results: Path) -> Part:
+    words = ("--models", "dummy:qwen3-0.6b", "--no-variants", "--attention-backend", "flashinfer")
+    to = ("--device", "cuda", "--out", str(results))
+    return Part("steps-flashinfer", (*_BENCH, "steps", *words, *to), 150, needs_package="flashinfer")
 
 
 def _recordings(folder: Path) -> list[Part]:

@@ -207,7 +207,7 @@ def test_the_plan_fits_what_there_is(planning: ModuleType, tmp_path: Path) -> No
     assert names[0] == "tests"
     assert {f"record-{name}" for name in planning.RECORDINGS} < set(names)
     fewer = [part.name for part in planning.plan(tmp_path, ["kernels"])]
-    assert set(names) - set(fewer) == {"steps", "offline", "trace", "online", "mini-sglang"}
+    assert set(names) - set(fewer) == {"steps", "offline", "trace", "online", "mini-sglang", "steps-flashinfer"}
 
 
 def test_the_plan_fits_the_time(planning: ModuleType, tmp_path: Path) -> None:
@@ -232,8 +232,8 @@ def test_the_commands_of_the_plan_are_understood(planning: ModuleType, tmp_path:
         if part.command[:2] == ("-m", "learnsgl"):
             args = parser.parse_args(part.command[2:])
             assert args.bench == part.command[3]
-            folder = "benchmarks/mini-sglang" if part.name == "mini-sglang" else "benchmarks"
-            assert args.out == tmp_path / folder
+            apart = {"mini-sglang": "mini-sglang", "steps-flashinfer": "flashinfer"}
+            assert args.out == tmp_path / "benchmarks" / apart.get(part.name, "")
         elif part.command[0] == "traces/record.py":
             assert part.command[1:3] == ("--out", str(tmp_path / "recordings"))
     assert set(planning.BENCHES) <= set(command._SINGLE)

@@ -209,7 +209,7 @@ def _steps(args: argparse.Namespace, keep: Keep) -> tuple[Any, Any]:
     settings = steps.Settings(
         models=args.models, dtype=args.dtype, device=args.device, batches=args.batch, context=args.context,
         steps=args.steps, prefill_len=args.prefill_len, prefill_repeats=args.prefill_repeats, variants=args.variants,
-        num_threads=args.threads or num_cores(), seed=args.seed,
+        num_threads=args.threads or num_cores(), seed=args.seed, attention_backend=args.attention_backend,
     )  # fmt: skip
     _tell("a large copy and a large matrix product")
     ceilings = measure_in_process(settings.device, settings.dtype)

@@ -68,6 +68,7 @@ class Settings(msgspec.Struct, frozen=True):
         variants: whether overlap and graphs are switched off, too.
         num_threads: of a CPU.
         seed: of the prompts.
+        attention_backend: as `--attention-backend` takes it; `None` for the engine's own choice.
     """
 
     models: list[str]
@@ -81,6 +82,7 @@ class Settings(msgspec.Struct, frozen=True):
     variants: bool
     num_threads: int
     seed: int
+    attention_backend: str | None = None
 
 
 class DecodeSteps(msgspec.Struct, frozen=True):
@@ -192,6 +194,8 @@ def _measure_variant(
 def _spec(settings: Settings, model: str, config: ModelConfig, variant: Variant, folder: Path) -> PeerSpec:
     longest = max(settings.context + settings.steps, settings.prefill_len)
     options = {**variant.options(), "max_model_len": longest_context(config, longest + 1)}
+    if settings.attention_backend is not None:
+        options["attention_backend"] = settings.attention_backend
     return PeerSpec(
         name=f"learnsgl, {variant.text()}", kind="learnsgl", model=model, model_folder=Path(), gguf=None,
         dtype=settings.dtype, quantization="none", num_threads=settings.num_threads, max_batch=max(settings.batches),

@@ -38,4 +38,8 @@ def add_steps_options(parser: argparse.ArgumentParser) -> None:
         "--variants", action=argparse.BooleanOptionalAction, default=True,
         help="measure the first model with overlap and graphs off, too (default: yes)",
     )  # fmt: skip
+    parser.add_argument(
+        "--attention-backend", metavar="PREFILL[,DECODE]",
+        help="as for learnsgl serve, such as flashinfer (default: the engine's own choice)",
+    )  # fmt: skip
     add_threads_and_seed(parser)

@@ -99,6 +99,21 @@ def test_no_figure_at_all_is_an_error() -> None:
         measure(SETTINGS, CEILINGS, lambda text: None, start=start)  # type: ignore[arg-type]
 
 
+def test_the_engine_gets_the_attention_that_was_asked_for() -> None:
+    asked: list[PeerSpec] = []
+
+    def start(spec: PeerSpec) -> object:
+        asked.append(spec)
+        raise StartupError("seen")
+
+    settings = msgspec.structs.replace(SETTINGS, attention_backend="flashinfer", variants=False)
+    with pytest.raises(ServingError, match="seen"):
+        measure(settings, CEILINGS, lambda text: None, start=start)  # type: ignore[arg-type]
+    (spec,) = asked
+    assert spec.options["attention_backend"] == "flashinfer"
+    assert (spec.max_prefill_length, spec.max_batch, spec.alone) == (40, 3, True)
+
+
 def test_a_stretch_without_such_steps_is_told_of() -> None:
     recording = ROOT / "traces" / "first_request.trace.zip"
     with pytest.raises(ServingError, match="no decode steps of 7 requests at once"):

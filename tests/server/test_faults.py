@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import time
 from collections import Counter
 from collections.abc import Iterator
 from typing import cast
@@ -20,8 +21,10 @@ from learnsgl.replay import Replay
 from learnsgl.scheduler.io import SchedulerIO
 from learnsgl.scheduler.scheduler import Scheduler
 from learnsgl.scheduler.worker import run_loop
+from learnsgl.server.worker import SHOW_STACKS, record_failure
 from learnsgl.trace import events
 from learnsgl.trace.reader import Trace
+from learnsgl.trace.recorder import MemoryRecorder
 from learnsgl.trace.show import describe
 from learnsgl.trace.verify import verify
 from tests.server.conftest import Starter, check_trace
@@ -181,6 +184,24 @@ def test_a_message_of_our_own_that_cannot_be_read_leaves_nobody_waiting(start: S
     assert server.wait() == WorkerLostError.exit_code
     assert f"a message from {sender} is lost" in server.log
     assert server.left_behind() == []
+
+
+def test_the_words_of_a_defect_are_not_recorded() -> None:
+    recorder = MemoryRecorder()
+    record_failure(recorder, KeyError("a prompt"))
+    record_failure(recorder, OutOfMemoryError("one page is too little"))
+    told = [(e.error, e.message) for e in recorder.events if isinstance(e, events.ProcessFailed)]
+    assert told == [("KeyError", ""), ("OutOfMemoryError", "one page is too little")]
+
+
+def test_a_worker_shows_where_its_threads_are_and_goes_on(start: Starter) -> None:
+    server = start(*FEW)
+    server.workers()["scheduler-0"].send_signal(SHOW_STACKS)
+    deadline = time.monotonic() + 10
+    while "in run_scheduler" not in server.log:
+        assert time.monotonic() < deadline, server.log
+        time.sleep(0.01)
+    assert httpx.post(f"{server.url}/generate", json={"text": "AB"}).json()["text"] == echo("AB", 128)
 
 
 class OneTurn:

@@ -260,22 +260,6 @@ def test_a_lost_message_leaves_nobody_waiting(start: Starter, channel: str) -> N
     assert server.left_behind() == []
 
 
-def test_noise_on_every_channel_harms_nothing(start: Starter) -> None:
-    server = start()
-    with zmq.Context() as context:
-        for address in server.socket_addresses():
-            noise = context.socket(zmq.PUSH)
-            noise.connect(address)
-            for frames in ([b"noise"], [b"", b""], [b"\x94\xa1a\xa3api\x01\x01", b"\x91\x80"], [b"a", b"b", b"c"]):
-                noise.send_multipart(frames)
-            noise.close(linger=5000)
-    assert httpx.post(f"{server.url}/generate", json={"text": "AB"}).json()["text"] == echo("AB", 128)
-    server.signal(signal.SIGTERM)
-    assert server.wait() == 0, server.log
-    rejected = [entry for entry in check_trace(server).events() if isinstance(entry.event, events.MsgRejected)]
-    assert len(rejected) == 4 * 4
-
-
 def test_workers_leave_signals_to_the_parent(start: Starter) -> None:
     server = start(*FEW)
     for worker in server.workers().values():

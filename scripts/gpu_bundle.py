@@ -173,6 +173,8 @@ def take(folders: Sequence[Path], wheels: Path) -> list[str]:
     wheels.mkdir(parents=True, exist_ok=True)
     for folder in folders:
         for file in sorted(path for path in folder.iterdir() if path.is_file()):
+            if (wheels / file.name).exists() and file.samefile(wheels / file.name):
+                continue
             shutil.copyfile(file, wheels / file.name)
     try:
         join(wheels)

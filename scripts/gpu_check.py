@@ -274,7 +274,7 @@ def main() -> int:
     chosen = [one for one in parts if not args.only or one.name.startswith(tuple(args.only))]
     again = {one.name for one in chosen} if args.only else set()
     before = [one for one in read_summary(out) if one.name not in again]
-    packed = args.pack or out / "packed"
+    packed = (args.pack or out / "packed").resolve()
     outcomes = run_all(
         chosen, out, args.minutes * 60 - (time.monotonic() - start_s), before=before, has_model=has_model,
         packages=_has_package, after_each=lambda: pack_results(out, packed, with_cache=False),

@@ -17,7 +17,9 @@ PIECE_BYTES = 15 * MIB
 MAX_FILES = 8
 """Pieces of a cache that would need more are left behind; it only saves time."""
 CACHE = "cache"
-_LEFT_BEHIND = ("site", "wheels", "bundle", "headers", "packed", "back", CACHE)
+_UNPACKING = "unpacking"
+_LEFT_BEHIND = ("site", "wheels", "bundle", "headers", "packed", "back", _UNPACKING, CACHE)
+"""What was brought, and what can be made again."""
 
 
 def pack_results(out: Path, target: Path, *, with_cache: bool) -> list[Path]:
@@ -29,7 +31,8 @@ def pack_results(out: Path, target: Path, *, with_cache: bool) -> list[Path]:
         with_cache: whether compiled kernels come along.
     """
     target.mkdir(parents=True, exist_ok=True)
-    results = [path for path in _files(out) if path.relative_to(out).parts[0] not in _LEFT_BEHIND]
+    own = [path for path in _files(out) if target not in path.parents]
+    results = [path for path in own if path.relative_to(out).parts[0] not in _LEFT_BEHIND]
     packed = _pack("results.zip", results, out, target)
     if with_cache and (out / CACHE).is_dir():
         cache = _pack("cache.zip", _files(out / CACHE), out, target)
@@ -66,7 +69,7 @@ def unpack_results(folder: Path, out: Path) -> list[str]:
     if (folder / "summary.json").is_file():
         shutil.copytree(folder, out, dirs_exist_ok=True, ignore=shutil.ignore_patterns("packed"), copy_function=_copy)
         return ["summary.json"]
-    back = out / "back"
+    back = out / _UNPACKING
     shutil.rmtree(back, ignore_errors=True)
     back.mkdir(parents=True)
     names = ("results.zip", "cache.zip")

@@ -8,6 +8,7 @@ import json
 import random
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -147,6 +148,7 @@ def test_what_is_brought_in_several_transfers_is_kept(bundle: ModuleType, tmp_pa
     assert (wheels / "model.whl").read_bytes() == b"abcdef"
     assert len(list(folders[0].iterdir())) == 1, "what was brought stays as it is"
     assert bundle.take([], tmp_path / "other") == []
+    assert bundle.take([wheels], wheels) == [], "it may lie there already"
 
 
 def test_a_package_from_source_is_brought(bundle: ModuleType, tmp_path: Path) -> None:
@@ -397,6 +399,21 @@ def test_a_cache_that_takes_too_many_files_is_left_behind(
     packed = results.pack_results(out, tmp_path / "packed", with_cache=True)
     assert {path.name.partition(".piece")[0] for path in packed} == {"results.zip"}
     assert sorted(packed) == sorted((tmp_path / "packed").iterdir())
+
+
+def test_what_lies_in_the_folder_itself_is_left_alone(results: ModuleType, tmp_path: Path) -> None:
+    out = tmp_path / "gpu-check"
+    (out / "logs").mkdir(parents=True)
+    for name in ("summary.json", "logs/tests.txt"):
+        (out / name).write_text(name)
+    for _ in range(2):
+        (packed,) = results.pack_results(out, out / "mine", with_cache=True)
+    with zipfile.ZipFile(packed) as archive:
+        assert sorted(archive.namelist()) == ["logs/tests.txt", "summary.json"]
+    (out / "back").mkdir()
+    packed.replace(out / "back" / packed.name)
+    assert results.unpack_results(out / "back", out) == ["results.zip"]
+    assert (out / "back" / packed.name).is_file(), "what was brought back stays"
 
 
 def test_a_copy_of_the_folder_does_too(results: ModuleType, tmp_path: Path) -> None:

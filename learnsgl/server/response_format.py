@@ -52,16 +52,19 @@ def read_generate_form(
                   if value is not None]).grammar  # fmt: skip
 
 
+_JSON = (GrammarKind.JSON_OBJECT, GrammarKind.JSON_SCHEMA)
+
+
 def refuse_with_tools(form: AnswerForm, has_tools: bool) -> None:
-    """An answer that may call tools has a grammar of its own.
+    """An answer that may call tools has a grammar of its own, of which JSON can be a part.
 
     Raises:
-        RequestError: both are asked for.
+        RequestError: tools are asked for, and a form that isn't JSON.
     """
-    if has_tools and form.grammar is not None:
+    if has_tools and form.grammar is not None and form.grammar.kind not in _JSON:
         raise RequestError(
-            f"{form.param} can't be combined with tools in one request; leave one of them out, or set tool_choice to "
-            "none",
+            f"{form.param} can't be combined with tools in one request, as a form of JSON can; leave one of them out, "
+            "or set tool_choice to none",
             code="unsupported", param=form.param,
         )  # fmt: skip
 

@@ -47,11 +47,13 @@ class CallPlan:
         functions: those that it may call, with their arguments.
         needs_call: whether it is to be calls, and nothing else.
         max_calls: most calls of one answer.
+        content: schema of an answer that calls nothing, as JSON text for `%json`; `None`: any text.
     """
 
     functions: tuple[FunctionRule, ...]
     needs_call: bool
     max_calls: int
+    content: str | None = None
 
 
 class Form(Protocol):
@@ -59,6 +61,8 @@ class Form(Protocol):
 
     max_calls: int
     """Most calls of one answer."""
+    takes_json: bool
+    """Whether a call can be told from an answer that is JSON itself."""
 
     def grammar(self, plan: CallPlan, tokens: CallTokens) -> str:
         """The grammar of an answer, in llguidance's Lark."""
@@ -73,8 +77,13 @@ class _Marked:
     """Calls between `<tool_call>` and `</tool_call>`, several of them, maybe after other text."""
 
     max_calls = 16
+    takes_json = True
 
     def grammar(self, plan: CallPlan, tokens: CallTokens) -> str:
+        if plan.content is not None and not plan.needs_call:
+            return tool_grammar.marked_or_json(
+                plan.functions, plan.content, plan.max_calls, CALL_BEGIN, CALL_END, tokens
+            )
         return tool_grammar.marked(plan.functions, plan.needs_call, plan.max_calls, CALL_BEGIN, CALL_END, tokens)
 
     def parser(self, names: Collection[str]) -> CallParser:
@@ -85,6 +94,7 @@ class _Bare:
     """One call that is the whole answer."""
 
     max_calls = 1
+    takes_json = False
 
     def grammar(self, plan: CallPlan, tokens: CallTokens) -> str:
         return tool_grammar.bare(plan.functions, plan.needs_call, tokens)

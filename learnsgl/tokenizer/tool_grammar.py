@@ -64,6 +64,11 @@ def schema_of(function: dict[str, Any]) -> str:
     return msgspec.json.encode(schema | {name: value for name, value in given.items() if name != "x-guidance"}).decode()
 
 
+def content_schema(given: dict[str, Any]) -> str:
+    """The schema of an answer that is JSON, as JSON text for `%json`."""
+    return msgspec.json.encode(given | {"x-guidance": _JSON_STYLE}).decode()
+
+
 def _names_all(schema: dict[str, Any]) -> bool:
     """Whether a schema's `properties` are all that it speaks of."""
     properties, required = schema.get("properties"), schema.get("required", ())
@@ -86,14 +91,7 @@ def marked(
         end: the mark behind it.
         tokens: the tokens of these marks, and others that text may hold.
     """
-    rules = [
-        f"calls: call (WS? begin call){{0,{max_calls - 1}}}" if max_calls > 1 else "calls: call",
-        "call: WS? body WS? end",
-        f"begin: {_mark(begin, tokens.begin)}",
-        f"end: {_mark(end, tokens.end)}",
-        r"WS: /[ \n]{1,2}/",
-        *_bodies(functions, _marked_head),
-    ]
+    rules = _marked_calls(functions, max_calls, begin, end, tokens)
     if needs_call:
         return _grammar("start: begin calls", *rules)
     token = "" if tokens.begin is None else f" | TEXT? <[{tokens.begin}]>"
@@ -107,6 +105,14 @@ def marked(
         _TEXT,
         *rules,
     )
+
+
+def marked_or_json(
+    functions: Sequence[FunctionRule], schema: str, max_calls: int, begin: str, end: str, tokens: CallTokens
+) -> str:
+    """Calls between two marks and nothing else, or JSON that `schema` allows; the arguments are those of `marked`."""
+    rules = _marked_calls(functions, max_calls, begin, end, tokens)
+    return _grammar("start: content | begin calls", f"content: %json {schema}", *rules)
 
 
 def bare(functions: Sequence[FunctionRule], needs_call: bool, tokens: CallTokens) -> str:
@@ -131,6 +137,19 @@ def bare(functions: Sequence[FunctionRule], needs_call: bool, tokens: CallTokens
         _TEXT,
         *rules,
     )
+
+
+def _marked_calls(
+    functions: Sequence[FunctionRule], max_calls: int, begin: str, end: str, tokens: CallTokens
+) -> list[str]:
+    return [
+        f"calls: call (WS? begin call){{0,{max_calls - 1}}}" if max_calls > 1 else "calls: call",
+        "call: WS? body WS? end",
+        f"begin: {_mark(begin, tokens.begin)}",
+        f"end: {_mark(end, tokens.end)}",
+        r"WS: /[ \n]{1,2}/",
+        *_bodies(functions, _marked_head),
+    ]
 
 
 def _marked_head(name: str) -> str:

@@ -103,7 +103,7 @@ def test_forms_of_generate() -> None:
         ({"guided_regex": "a", "response_format": {"type": "json_object"}}, "invalid_value", "guided_regex"),
         ({"structured_outputs": {"structural_tag": "{}"}}, "unknown_parameter", "structured_outputs.structural_tag"),
         ({"guided_decoding_backend": "xgrammar"}, "unsupported", "guided_decoding_backend"),
-        ({"response_format": {"type": "json_object"}, "tools": TOOLS}, "unsupported", "response_format"),
+        ({"guided_regex": "a", "tools": TOOLS}, "unsupported", "guided_regex"),
     ],
 )  # fmt: skip
 def test_malformed_forms_are_named(fields: dict[str, Any], code: str, param: str) -> None:

@@ -275,6 +275,20 @@ def make_folder(folder: Path) -> Path:
     return folder
 
 
+def test_json_or_a_call(server: RunningServer) -> None:
+    form = {"type": "json_schema", "json_schema": {"name": "A", "schema": {"properties": {"sky": {"type": "string"}}}}}
+    options: Any = {"model": MODEL, "tools": TOOLS, "response_format": form}
+    client = server.openai()
+    choice = client.chat.completions.create(**options, messages=say('{"sky": "<tool_call>"}')).choices[0]
+    assert (choice.message.content, choice.finish_reason) == ('{"sky": "<tool_call>"}', "stop")
+    choice = client.chat.completions.create(**options, messages=say(call())).choices[0]
+    assert (functions(choice), choice.finish_reason) == ([("get_weather", '{"city": "Oslo"}')], "tool_calls")
+    form["json_schema"]["schema"] = {"type": "strin"}  # type: ignore[index]
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.chat.completions.create(**options, messages=say("A"))
+    assert (caught.value.code, caught.value.param) == ("invalid_grammar", "response_format.json_schema.schema")
+
+
 def test_errors_of_the_workers_name_the_tool(server: RunningServer) -> None:
     bad = {"type": "function", "function": {"name": "f", "parameters": {"properties": {"a": {"type": "strin"}}}}}
     for stream in (False, True):

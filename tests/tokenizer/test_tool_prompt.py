@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from llguidance import LLMatcher
+from llguidance import LLMatcher, LLTokenizer
 from tokenizers import AddedToken
 from tokenizers import Tokenizer as BackendTokenizer
 
-from learnsgl.core import GrammarKind, SamplingParams
+from learnsgl.core import Grammar, GrammarKind, SamplingParams
 from learnsgl.errors import RequestError
 from learnsgl.tokenizer.tokenize import Tokenizer, load_tokenizer
 from learnsgl.tokenizer.tool_forms import CallForm
@@ -136,6 +136,37 @@ def test_the_grammar_of_a_request(load: Load) -> None:
     assert sampling.grammar is not None
     assert sampling.grammar.kind is GrammarKind.LARK
     assert sampling.grammar != constrained(plain, asked(choice="required"), model).grammar
+
+
+def test_json_or_a_call(load: Load) -> None:
+    schema = Grammar(GrammarKind.JSON_SCHEMA, '{"type": "object", "properties": {"sky": {"enum": ["grey"]}}}')
+    model = load(HERMES)
+    both = constrained(SamplingParams(grammar=schema), asked(), model).grammar
+    assert both is not None
+    tree = LLTokenizer(model._backend.to_str(), eos_token=259)
+    for text, is_allowed in (
+        ('{"sky": "grey"}', True), ('<tool_call>\n{"name": "get_time", "arguments": {}}\n</tool_call>', True),
+        ('{"sky": "blue"}', False), ("It is grey.", False), ("grey <tool_call>", False),
+    ):  # fmt: skip
+        matcher = LLMatcher(tree, both.text)
+        assert (matcher.try_consume_tokens(list(text.encode())) == len(text)) == is_allowed, text
+    required = asked(choice="required")
+    assert constrained(SamplingParams(grammar=schema), required, model) == constrained(
+        SamplingParams(), required, model
+    )
+    assert "%json" in str(constrained(SamplingParams(grammar=Grammar(GrammarKind.JSON_OBJECT)), asked(), model).grammar)
+
+
+@pytest.mark.parametrize(
+    ("template", "schema", "code"),
+    [(LLAMA, "{}", "unsupported"), (HERMES, "[]", "invalid_grammar"), (HERMES, "{", "invalid_grammar"),
+     (HERMES, '{"type": "strin"}', "invalid_grammar")],
+)  # fmt: skip
+def test_a_form_that_tools_can_not_stand_beside(load: Load, template: str, schema: str, code: str) -> None:
+    sampling = SamplingParams(grammar=Grammar(GrammarKind.JSON_SCHEMA, schema))
+    with pytest.raises(RequestError) as caught:
+        constrained(sampling, asked(), load(template))
+    assert (caught.value.code, caught.value.param) == (code, "grammar"), "which is the client's own field by its name"
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,10 @@ ALIGNMENT = 16
 """Bytes; arrays that travel together begin at multiples of it, as kernels assume of their arguments."""
 
 
+LEAST_PINNED = 1 << 14
+"""Bytes; PyTorch keeps pinned memory by powers of two, and pinning more stops the device. So small arrays share one."""
+
+
 class Transfers(Protocol):
     """How arrays get to the device and tensors back."""
 
@@ -68,7 +72,7 @@ class CudaTransfers:
     def upload(self, *arrays: Array) -> list[torch.Tensor]:
         """See `Transfers.upload`; all arrays travel in one copy."""
         offsets, total = lay_out([array.nbytes for array in arrays])
-        pinned = torch.empty(total, dtype=torch.uint8, pin_memory=True)
+        pinned = _pinned(total)
         fill(pinned.numpy(), arrays, offsets)
         with torch.cuda.stream(self._up):
             received = torch.empty(total, dtype=torch.uint8, device=self._device)
@@ -79,7 +83,7 @@ class CudaTransfers:
 
     def download(self, tensor: torch.Tensor) -> Array:
         """See `Transfers.download`; the copy is queued by `downloaded`, together with the step's others."""
-        pinned = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+        pinned = _pinned(tensor.nbytes).view(tensor.dtype).view(tensor.shape)
         self._waiting.append((tensor.contiguous(), pinned))
         return pinned.numpy()
 
@@ -94,6 +98,11 @@ class CudaTransfers:
         event = torch.cuda.Event()
         event.record(self._down)
         return event
+
+
+def _pinned(num_bytes: int) -> torch.Tensor:
+    """So many pinned bytes, uint8 [num_bytes]."""
+    return torch.empty(max(num_bytes, LEAST_PINNED), dtype=torch.uint8, pin_memory=True)[:num_bytes]
 
 
 def lay_out(sizes: Sequence[int]) -> tuple[list[int], int]:

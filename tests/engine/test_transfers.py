@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from learnsgl.engine.transfers import ALIGNMENT, HOST, fill, lay_out, views
+from learnsgl.engine.transfers import ALIGNMENT, HOST, LEAST_PINNED, _pinned, fill, lay_out, views
 from tests.engine.driver import int32
 
 
@@ -40,3 +41,27 @@ def test_on_a_cpu_nothing_is_shared_with_what_was_given() -> None:
     assert tensor.tolist() == [0, 1, 2, 3]
     table = torch.tensor([[0] * 4, [7, 8, 9, 0]], dtype=torch.int32)
     assert HOST.download(table).tolist() == [[0] * 4, [7, 8, 9, 0]]
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.arange(5, dtype=np.int32),
+        np.array([True, False]),
+        np.zeros((0, 7), np.float32),
+        np.zeros((99, 100), np.int64),
+    ],
+    ids=lambda array: f"{array.dtype}{array.shape}",
+)
+def test_pinned_memory_comes_in_few_sizes(array: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def unpinned(size: int, *, pin_memory: bool, dtype: torch.dtype) -> torch.Tensor:
+        asked.append(size)
+        return torch.zeros(size, dtype=dtype)
+
+    monkeypatch.setattr("learnsgl.engine.transfers.torch.empty", unpinned)
+    tensor = torch.from_numpy(array)
+    pinned = _pinned(tensor.nbytes).view(tensor.dtype).view(tensor.shape)
+    assert np.array_equal(pinned.copy_(tensor).numpy(), array)
+    assert asked == [max(LEAST_PINNED, array.nbytes)]

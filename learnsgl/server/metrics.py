@@ -74,6 +74,7 @@ class ServerMetrics:
         first_token_s: seconds from a request's arrival until the first token of each of its answers was here.
         between_tokens_s: seconds from each token of an answer to the next.
         per_token_s: their mean in each answer of at least two tokens.
+        decode_s: seconds from the first token of each answer that has one to its last.
         request_s: seconds from a request's arrival to the end of each of its answers.
         prompt_tokens, generated_tokens: tokens of the prompt and of the answer, of each answer that ended.
     """
@@ -87,6 +88,7 @@ class ServerMetrics:
         self.first_token_s = Histogram(FIRST_TOKEN_S)
         self.between_tokens_s = Histogram(TOKEN_S)
         self.per_token_s = Histogram(TOKEN_S)
+        self.decode_s = Histogram(REQUEST_S)
         self.request_s = Histogram(REQUEST_S)
         self.prompt_tokens = Histogram(TOKENS)
         self.generated_tokens = Histogram(TOKENS)
@@ -130,6 +132,8 @@ class ServerMetrics:
             return 0.0
         seconds = (now_ns - times.received_ns) * NS
         self.request_s.observe(seconds)
+        if times.num_tokens:
+            self.decode_s.observe((times.last_ns - times.first_ns) * NS)
         if times.num_tokens > 1:
             self.per_token_s.observe((times.last_ns - times.first_ns) * NS / (times.num_tokens - 1))
         return seconds

@@ -88,6 +88,8 @@ class MetricsPage(Collector):
                                    "sglang:inter_token_latency_seconds")  # fmt: skip
         yield from self._histogram(seen.per_token_s, "seconds from a token to the next, the mean of an answer",
                                    "vllm:request_time_per_output_token_seconds")  # fmt: skip
+        yield from self._histogram(seen.decode_s, "seconds from an answer's first token to its last",
+                                   "vllm:request_decode_time_seconds")  # fmt: skip
         yield from self._histogram(seen.request_s, "seconds from a request's arrival to its end",
                                    "vllm:e2e_request_latency_seconds",
                                    "sglang:e2e_request_latency_seconds")  # fmt: skip

@@ -175,6 +175,15 @@ def test_every_metric_is_documented() -> None:
     assert told == {name + ("_total" if kind == "counter" else ""): kind for name, kind in families.items()}
 
 
+def test_the_panels_of_other_dashboards_are_filled_where_the_page_says_so() -> None:
+    told = {family.name + ("_total" if family.type == "counter" else "") for family in filled_page().collect()}
+    panels = re.findall(r"^\| [^|]+ \| ([^|]*`(?:vllm|sglang):[^|]+) \| (filled|empty)", PAGE, re.MULTILINE)
+    assert len(panels) > 8
+    for asked, what in panels:
+        names = set(re.findall(r"`((?:vllm|sglang):\w+)`", asked))
+        assert names <= told if what == "filled" else not names & told, (names, what)
+
+
 def test_a_value_on_a_bound_is_below_it() -> None:
     histogram = Histogram([1, 2])
     for value in (0.5, 1, 1.5, 2, 3):

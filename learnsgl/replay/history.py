@@ -107,6 +107,7 @@ class _Reader:
             events.SchedBlocked: self._on_blocked,
             events.SchedStep: self._on_step,
             events.BatchSubmitted: self._on_submitted,
+            events.BatchMasked: self._on_masked,
             events.BatchCollected: self._on_collected,
             events.EngineForward: self._on_forward,
             events.SchedCommitted: self._on_committed,
@@ -277,6 +278,12 @@ class _Reader:
         if event.step in self._steps:
             step = self._steps[event.step]
             step.submit_ns, step.places["submit"] = (event.start_ns, event.ns), _place(entry)
+
+    def _on_masked(self, entry: Entry, event: events.BatchMasked) -> None:
+        self._work(entry, "masks", event.start_ns, ())
+        if event.step in self._steps:
+            step = self._steps[event.step]
+            step.masks_ns, step.places["masks"] = (event.start_ns, event.ns), _place(entry)
 
     def _on_collected(self, entry: Entry, event: events.BatchCollected) -> None:
         self._work(entry, "wait", event.start_ns, ())

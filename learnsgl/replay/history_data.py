@@ -42,11 +42,12 @@ class DeviceStep:
         kept: for each run whether its token was kept; empty until it is committed.
         schedule_ns: when it was put together.
         submit_ns: when it was queued for the device.
+        masks_ns: when the masks of its constrained requests were computed; `None` where it had none.
         wait_ns: when the scheduler waited for its result.
         commit_ns: when its tokens were taken over.
         text_ns: when they became text.
         num_waiting, num_free_pages: requests left in the queue, and pages that nobody held, when it was put together.
-        places: the events that say so, by `schedule`, `submit`, `wait`, `forward`, `commit` and `text`.
+        places: the events that say so, by `schedule`, `submit`, `wait`, `masks`, `forward`, `commit` and `text`.
     """
 
     number: int
@@ -58,6 +59,7 @@ class DeviceStep:
     kept: tuple[bool, ...] = ()
     schedule_ns: SpanNs | None = None
     submit_ns: SpanNs | None = None
+    masks_ns: SpanNs | None = None
     wait_ns: SpanNs | None = None
     commit_ns: SpanNs | None = None
     text_ns: SpanNs | None = None

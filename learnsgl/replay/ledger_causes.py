@@ -122,8 +122,13 @@ class Cause(Enum):
         "decode beside prefill", Area.DEVICE, "the forward pass over its last token and chunks of others' prompts",
         "forward_start_ns to forward_end_ns of engine.forward",
     )  # fmt: skip
+    MASKS = (
+        "masks", Area.SCHEDULER, "the device had its logits, and waited for the masks of constrained requests",
+        "forward_end_ns to sample_start_ns of engine.forward, in a step with batch.masked",
+    )  # fmt: skip
     SAMPLE = (
-        "sampling", Area.DEVICE, "the token is chosen", "forward_end_ns to sample_end_ns of engine.forward",
+        "sampling", Area.DEVICE, "the token is chosen",
+        "forward_end_ns (with masks, sample_start_ns) to sample_end_ns of engine.forward",
     )  # fmt: skip
     COLLECT = (
         "collect", Area.SCHEDULER, "the device is done, and the scheduler takes the result when it gets to it",

@@ -93,7 +93,11 @@ class Activity:
             yield Part(cause, start_ns, end_ns)
             return
         yield Part(cause, start_ns, step.forward_ns[1])
-        yield Part(Cause.SAMPLE, step.forward_ns[1], end_ns)
+        sampled_from_ns = step.forward_ns[1]
+        if step.masks_ns is not None and step.sample_ns is not None:
+            yield Part(Cause.MASKS, sampled_from_ns, step.sample_ns[0])
+            sampled_from_ns = step.sample_ns[0]
+        yield Part(Cause.SAMPLE, sampled_from_ns, end_ns)
 
     def cause_of(self, key: ReqKey, step: DeviceStep) -> Cause:
         """What the forward pass of a step is to a request."""

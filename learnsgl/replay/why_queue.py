@@ -89,6 +89,7 @@ class Queue:
             spans = (
                 ("wait", step.wait_ns, "waits for"), ("commit", step.commit_ns, "takes over"),
                 ("schedule", step.schedule_ns, "puts together"), ("submit", step.submit_ns, "submits"),
+                ("masks", step.masks_ns, "computes the masks of"),
             )  # fmt: skip
             for name, span, verb in spans:
                 if span is not None and span[0] <= ns < span[1]:

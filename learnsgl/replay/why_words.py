@@ -138,6 +138,9 @@ class Words:
         if step is None:
             return said("the device works")
         places = places_of(step, "schedule", "forward")
+        if part.cause is Cause.MASKS:
+            masks = places_of(step, "forward", "masks")
+            return said(f"step {step.number} has its logits, and waits until the scheduler has its masks", masks)
         if part.cause is Cause.SAMPLE:
             return said(f"its token is sampled in step {step.number}", places)
         if part.cause is Cause.OTHERS_PREFILL:
@@ -218,7 +221,7 @@ class Words:
 
 _ON_DEVICE = (
     Cause.OTHERS_PREFILL, Cause.OTHERS_DECODE, Cause.PREFILL, Cause.PREFILL_SHARED, Cause.DECODE,
-    Cause.DECODE_BESIDE_PREFILL, Cause.SAMPLE,
+    Cause.DECODE_BESIDE_PREFILL, Cause.MASKS, Cause.SAMPLE,
 )  # fmt: skip
 
 

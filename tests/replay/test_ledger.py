@@ -18,6 +18,7 @@ from learnsgl.replay.history import History, scan_history
 from learnsgl.replay.ledger import Cause, Ledger, Ledgers, Measure, ledger, uid_ranges
 from learnsgl.replay.ledger_command import bar, print_ledger
 from learnsgl.replay.ledger_spans import Busy, Part, fit
+from learnsgl.replay.why import Reasons
 from learnsgl.trace import events as ev
 from learnsgl.trace.life import requests
 from learnsgl.trace.reader import Trace
@@ -277,6 +278,28 @@ def of_a_policy(world: World) -> World:
     return world
 
 
+def with_masks(story: Story) -> Story:
+    """The same steps, each sampled 5 ns later, when the masks were there."""
+    told: list[ev.Event] = []
+    for event in story["scheduler-0"]:
+        if isinstance(event, ev.EngineForward):
+            start_ns = event.forward_end_ns + 5
+            told.append(ev.BatchMasked(start_ns, event.step, start_ns - 3, 1))
+            event = msgspec.structs.replace(event, sample_start_ns=start_ns)
+        told.append(event)
+    return {**story, "scheduler-0": told}
+
+
+def test_masks_that_the_device_waits_for_are_a_cause(tmp_path: Path) -> None:
+    item = of_story(tmp_path, with_masks(tell()))
+    check_sums(item)
+    assert [part for part in causes(item.ttft) if part[0] in (Cause.PREFILL, Cause.MASKS, Cause.SAMPLE)] == [
+        (Cause.PREFILL, 25), (Cause.MASKS, 5), (Cause.SAMPLE, 10),
+    ]  # fmt: skip
+    told = Reasons(trace_of(tmp_path / "why", with_masks(tell()))).why(UID, 222)
+    assert "waits until the scheduler has its masks" in str(told)
+
+
 def test_every_cause_is_found_somewhere(tmp_path: Path) -> None:
     found: set[Cause] = set()
     for place, world in enumerate(worlds()):
@@ -284,6 +307,7 @@ def test_every_cause_is_found_somewhere(tmp_path: Path) -> None:
             check_sums(item)
             found |= set(item.totals)
     found |= set(ledger(at_steps(tmp_path / "steps"), UID).totals)
+    found |= set(of_story(tmp_path / "masks", with_masks(tell())).totals)
     assert set(Cause) - found == {Cause.PROCESS_LOST}  # which has a test of its own
 
 

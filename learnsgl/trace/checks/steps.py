@@ -53,6 +53,7 @@ class StepCheck(Check):
             events.EngineForward: self._on_forward,
             events.SchedCommitted: self._on_committed,
             events.BatchSubmitted: self._on_work,
+            events.BatchMasked: self._on_work,
             events.BatchCollected: self._on_work,
             events.TraceDropped: self._on_dropped,
         }
@@ -99,7 +100,7 @@ class StepCheck(Check):
         del lane.open[event.step]
         self._num_whole += 1
 
-    def _on_work(self, entry: Entry, event: events.BatchSubmitted | events.BatchCollected) -> None:
+    def _on_work(self, entry: Entry, event: events.BatchSubmitted | events.BatchMasked | events.BatchCollected) -> None:
         lane = self._lanes[entry.process]
         if event.step not in lane.open and event.step >= lane.first_known and lane.last is not None:
             raise violation(entry, f"step {event.step} is not under way")

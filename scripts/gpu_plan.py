@@ -61,7 +61,7 @@ _PYTEST = ("-m", "pytest", "-m", "gpu", "-W", "default", "-rfEs", "--tb=short", 
 def _tests(out: Path) -> Part:
     """First, since it fills the cache of compiled kernels for the others, and says what their figures are worth."""
     words = ("--timeout=120", f"--junitxml={out / 'tests.xml'}", "--ignore=tests/gpu/test_flashinfer.py")
-    return Part("tests", (*_PYTEST, *words, "tests/gpu", "tests/kernels"), 260)
+    return Part("tests", (*_PYTEST, *words, "tests/gpu", "tests/kernels"), 240)
 
 
 def _flashinfer_tests(out: Path) -> Part:
@@ -80,13 +80,15 @@ def _benchmarks(results: Path) -> list[Part]:
     others = ("--peers", "transformers-paged", "nano-vllm", "vllm", "sglang", "--limit-s", "130")
     tracing = ("--parts", "model", "--batch", "256", "--input-len", "64", "--output-len", "192", "--pairs", "8")
     rates = ("--rate", "16", "64", "128", "--num-requests", "128")
+    llama = ("--models", "dummy:llama-3.1-8b", "--no-variants", "--device", "cuda")
     to = ("--out", str(results))
     return [
-        Part("steps", (*_BENCH, "steps", "--device", "cuda", *to), 150),
-        Part("offline", (*_BENCH, "offline", *_QWEN, *_NANO, *others, *to), 260),
+        Part("steps", (*_BENCH, "steps", "--models", "dummy:qwen3-0.6b", "--device", "cuda", *to), 150),
+        Part("offline", (*_BENCH, "offline", *_QWEN, *_NANO, *others, *to), 245),
+        Part("steps-llama", (*_BENCH, "steps", *llama, "--out", str(results / "llama")), 75),
         Part("trace", (*_BENCH, "trace", *_QWEN, *tracing, *to), 70),
         Part("kernels", (*_BENCH, "kernels", "--sizes", "few", *to), 80),
-        Part("online", (*_BENCH, "online", *rates, *to), 70, needs_model=True),
+        Part("online", (*_BENCH, "online", *rates, *to), 60, needs_model=True),
     ]
 
 
@@ -104,4 +106,4 @@ def _flashinfer(results: Path) -> Part:
 
 def _recordings(folder: Path) -> list[Part]:
     record = ("traces/record.py", "--out", str(folder))
-    return [Part(f"record-{name}", (*record, name), 27, needs_model=True) for name in RECORDINGS]
+    return [Part(f"record-{name}", (*record, name), 24, needs_model=True) for name in RECORDINGS]

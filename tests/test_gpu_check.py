@@ -209,7 +209,9 @@ def test_the_plan_fits_what_there_is(planning: ModuleType, tmp_path: Path) -> No
     assert names[0] == "tests"
     assert {f"record-{name}" for name in planning.RECORDINGS} < set(names)
     fewer = [part.name for part in planning.plan(tmp_path, ["kernels"])]
-    assert set(names) - set(fewer) == {"steps", "offline", "trace", "online", "mini-sglang", "steps-flashinfer"}
+    assert set(names) - set(fewer) == {
+        "steps", "steps-llama", "offline", "trace", "online", "mini-sglang", "steps-flashinfer",
+    }  # fmt: skip
 
 
 def test_the_plan_fits_the_time(planning: ModuleType, tmp_path: Path) -> None:
@@ -234,7 +236,7 @@ def test_the_commands_of_the_plan_are_understood(planning: ModuleType, tmp_path:
         if part.command[:2] == ("-m", "learnsgl"):
             args = parser.parse_args(part.command[2:])
             assert args.bench == part.command[3]
-            apart = {"mini-sglang": "mini-sglang", "steps-flashinfer": "flashinfer"}
+            apart = {"mini-sglang": "mini-sglang", "steps-flashinfer": "flashinfer", "steps-llama": "llama"}
             assert args.out == tmp_path / "benchmarks" / apart.get(part.name, "")
         elif part.command[0] == "traces/record.py":
             assert part.command[1:3] == ("--out", str(tmp_path / "recordings"))
@@ -340,7 +342,7 @@ def test_a_dry_run_says_what_would_be_run(
     monkeypatch.setattr(sys, "argv", ["gpu_check.py", "--out", str(tmp_path), "--dry-run"])
     assert check.main() == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("tests, at most 260 s: -m pytest -m gpu")
+    assert lines[0].startswith("tests, at most 240 s: -m pytest -m gpu")
     assert len(lines) == len(check.plan(tmp_path))
 
 

@@ -29,6 +29,7 @@ _PLACE = re.compile(r"<!-- (table|run|tried): ([\w/-]+) -->\n.*?<!-- end -->", r
 GPU = "gpu"
 GPU_TABLES: Mapping[str, Mapping[str, Sequence[str]]] = {
     "steps": {"steps-decode": DECODE_HEADS, "steps-idle": IDLE_HEADS, "steps-prefill": PREFILL_HEADS},
+    "llama/steps": {"steps-decode": DECODE_HEADS, "steps-prefill": PREFILL_HEADS},
     "flashinfer/steps": {"steps-decode": DECODE_HEADS},
     "offline": {"offline-floor": FLOOR_HEADS},
     "mini-sglang/offline": {"offline-floor": FLOOR_HEADS},

@@ -57,8 +57,8 @@ def run_scheduler(worker: Worker) -> None:
 def load_grammars(recorder: Recorder, grammars: Grammars) -> None:
     """Build the tree of tokens that masks are made with, which Python's global lock doesn't let anything else beside.
 
-    On a GPU at the start: vocabularies are large there, a second for 150,000 tokens, and many answers would stall. On
-    a CPU it waits for the first request with a grammar, since few want one, and all would pay 64 MB and a later start.
+    On a GPU at the start: vocabularies are large there, and many answers would stall. On a CPU it waits for the first
+    request with a grammar, which stalls the others for 0.3 s: few want one, and all would pay 64 MB and a later start.
     """
     start_ns = recorder.now()
     with contextlib.suppress(RequestError):  # of a model that can't be constrained; its requests are told

@@ -7,13 +7,15 @@ from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from learnsgl.tokenizer.tool_parser import BareParser, CallParser, MarkedParser
 from learnsgl.tokenizer.tool_text import arguments_of
 
 BEGIN, END = "<tool_call>", "</tool_call>"
+PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+"""On a busy machine even small examples take their time."""
 Calls = list[tuple[str, str]]
 
 
@@ -113,6 +115,7 @@ FRAGMENTS = [
 
 
 @pytest.mark.parametrize("make", [marked, bare])
+@PATIENT
 @given(parts=st.lists(st.sampled_from(FRAGMENTS), max_size=12), cuts=st.lists(st.integers(0, 200), max_size=20))
 def test_pieces_give_what_the_whole_gives(make: Callable[[], CallParser], parts: list[str], cuts: list[int]) -> None:
     text = "".join(parts)
@@ -128,6 +131,7 @@ NAMES = st.from_regex(r"[a-zA-Z0-9_-]{1,64}", fullmatch=True)
 ARGUMENTS = st.dictionaries(st.text(max_size=5), st.text(max_size=9))
 
 
+@PATIENT
 @given(st.lists(st.tuples(NAMES, ARGUMENTS), min_size=1, max_size=4))
 def test_calls_come_back_as_they_were_written(calls: list[tuple[str, dict[str, str]]]) -> None:
     written = [json.dumps({"name": name, "arguments": arguments}) for name, arguments in calls]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from llguidance import LLMatcher, LLTokenizer
 from tokenizers import AddedToken
@@ -189,6 +189,7 @@ VALUES = st.recursive(
 )
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.dictionaries(KEYWORDS, VALUES, max_size=4))
 def test_any_schema_is_a_grammar_or_an_error_of_the_client(parameters: dict[str, Any]) -> None:
     schema = schema_of({"name": "f", "parameters": parameters})

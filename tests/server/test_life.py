@@ -80,7 +80,7 @@ def slow(start: Starter, *options: str) -> RunningServer:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_the_first_signal_drains(start: Starter, number: signal.Signals) -> None:
     server = slow(start)
-    caller = Caller(server, 50)
+    caller = Caller(server, 150)  # three seconds: time enough to be refused meanwhile, also on a busy machine
     assert caller.first_chunk.wait(20)
     server.signal(number)
     deadline = time.monotonic() + 5
@@ -91,7 +91,7 @@ def test_the_first_signal_drains(start: Starter, number: signal.Signals) -> None
     assert (refused.status_code, refused.json()["error"]["code"]) == (503, "shutting_down")
     assert server.wait() == 0, server.log
     caller.join(5)
-    assert (caller.text, caller.error) == (echo("ABC", 50), None)
+    assert (caller.text, caller.error) == (echo("ABC", 150), None)
     assert server.left_behind() == []
     assert endings(check_trace(server))[1].reason == "length"
 

@@ -122,6 +122,7 @@ class Processes:
         while waiting:
             # looked at before the queue: a child that died before that has no words left in it
             dead = [child for child in self.children if child.name in waiting and not child.process.is_alive()]
+            self._recorder.flush_if_due()
             ack = self._next_ack()
             if ack is None and dead:
                 self.record_exit(dead[0], asked=False)

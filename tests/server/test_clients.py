@@ -10,6 +10,8 @@ import pytest
 from langchain_core.messages import HumanMessage, SystemMessage
 from langchain_openai import ChatOpenAI, OpenAI
 
+from learnsgl.trace import events
+from tests.server.conftest import Starter, check_trace
 from tests.server.echo_executor import echo
 from tests.server.running import MODEL, RunningServer
 
@@ -94,6 +96,24 @@ def test_many_at_once_each_get_their_own(server: RunningServer) -> None:
             assert [model.id async for model in client.models.list()] == [MODEL]
 
     asyncio.run(main())
+
+
+def test_the_sync_client_may_lose_patience_or_leave(start: Starter) -> None:
+    """Steps of 20 ms: what nobody waits for any more is ended long before its 240 tokens are there."""
+    server = start("--num-tokenizer", "0", "--seed", "20")
+    client = server.openai()
+    with pytest.raises(openai.APITimeoutError):
+        client.with_options(timeout=0.1).completions.create(model=MODEL, prompt="ABC", max_tokens=240)
+    with client.completions.create(model=MODEL, prompt="DEF", max_tokens=240, stream=True) as stream:
+        assert next(iter(stream)).choices[0].text
+    raw = client.completions.with_raw_response.create(
+        model=MODEL, prompt="GHI", max_tokens=2, extra_headers={"X-Request-Id": "mine"}
+    )
+    assert (raw.parse().choices[0].text, raw.headers["x-request-id"]) == ("GH", "mine")
+    server.process.terminate()
+    assert server.wait() == 0
+    endings = [item.event for item in check_trace(server).events("api") if isinstance(item.event, events.ReqEnded)]
+    assert [end.reason for end in endings] == ["abort", "abort", "length"]
 
 
 def test_the_async_client_gets_errors_and_may_leave(server: RunningServer) -> None:

@@ -12,7 +12,8 @@ import msgspec
 import torch
 
 from learnsgl.bench.ceilings import measure_ceilings
-from learnsgl.bench.kernels_cases import SHAPES, Case, Sizes, make_cases
+from learnsgl.bench.kernels_cases import make_cases
+from learnsgl.bench.kernels_data import SHAPES, Case, Sizes
 from learnsgl.bench.kernels_tables import KernelResults, KernelTimes, Timing
 from learnsgl.bench.timer import Timer
 from learnsgl.errors import StartupError
@@ -39,7 +40,9 @@ class Settings(msgspec.Struct, frozen=True):
     sizes: str
 
 
-FEW = Sizes(num_tokens=(64,), decodes=((1, 1024), (64, 1024)), prefills=((1, 2048, 0),), num_sampled=(64,))
+FEW = Sizes(
+    num_tokens=(64,), decodes=((1, 1024), (64, 1024)), prefills=((1, 2048, 0),), num_sampled=(64,), num_few=(1,)
+)
 
 
 def measure(settings: Settings, tell: Tell) -> KernelResults:

@@ -6,13 +6,15 @@ ones under Triton's interpreter, where both ways must give the same.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
+from learnsgl.bench.kernels_data import Case, Compute, Shape, Sizes
+from learnsgl.bench.kernels_products import product_cases
 from learnsgl.kernels.configs import choose_num_splits, decode_tiles, prefill_tiles, read_traits
 from learnsgl.kernels.decode_attention import DecodeTokens, SplitBuffers, decode_attention, decode_attention_bytes
 from learnsgl.kernels.prefill_attention import (
@@ -31,71 +33,6 @@ from learnsgl.kernels.rotary_store import (
 from learnsgl.kernels.sampling import SamplingTensors, sample_tokens, sample_tokens_bytes
 from learnsgl.kernels.silu_mul import silu_and_mul, silu_and_mul_bytes
 
-Compute = Callable[[], torch.Tensor]
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """The sizes of a model that its kernels see.
-
-    Attributes:
-        has_qk_norm: whether heads are normalised before they are rotated.
-    """
-
-    name: str
-    hidden_size: int
-    intermediate_size: int
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
-    vocab_size: int
-    has_qk_norm: bool
-
-
-SHAPES = {
-    shape.name: shape
-    for shape in (
-        Shape("qwen3-0.6b", 1024, 3072, 16, 8, 128, 151_936, has_qk_norm=True),
-        Shape("llama-3.1-8b", 4096, 14_336, 32, 8, 128, 128_256, has_qk_norm=False),
-    )
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Sizes:
-    """What is varied.
-
-    Attributes:
-        num_tokens: tokens of a step, for what works token by token.
-        decodes: batch, context of each.
-        prefills: runs, tokens of each, tokens that their rows hold already.
-        num_sampled: rows that sample.
-    """
-
-    num_tokens: tuple[int, ...] = (1, 64, 256, 8192)
-    decodes: tuple[tuple[int, int], ...] = ((1, 1024), (1, 32_768), (8, 1024), (64, 1024), (256, 1024))
-    prefills: tuple[tuple[int, int, int], ...] = ((1, 8192, 0), (8, 1024, 0), (4, 512, 4096), (16, 8, 2048))
-    num_sampled: tuple[int, ...] = (1, 64, 256)
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """One kernel on one size.
-
-    Attributes:
-        ways: `learnsgl` first; each computes the case anew when it is called.
-        compiles: whether what `torch.compile` makes of the way `torch` is measured too.
-        has_one_answer: whether all ways give the same, up to rounding; samples differ.
-    """
-
-    kernel: str
-    size: str
-    num_bytes: int
-    num_flops: int
-    ways: dict[str, Compute]
-    compiles: bool = False
-    has_one_answer: bool = True
-
 
 def make_cases(shape: Shape, sizes: Sizes, page_size: int, dtype: torch.dtype, device: torch.device) -> Iterator[Case]:
     """All cases of a shape, one after the other."""
@@ -107,6 +44,8 @@ def make_cases(shape: Shape, sizes: Sizes, page_size: int, dtype: torch.dtype, d
         yield _decode(shape, batch, context_len, page_size, dtype, device)
     for num_runs, length, start in sizes.prefills:
         yield _prefill(shape, num_runs, length, start, page_size, dtype, device)
+    for num_few in sizes.num_few:
+        yield from product_cases(shape, num_few, dtype, device)
     for num_rows in sizes.num_sampled:
         yield from _sampling(shape, num_rows, dtype, device)
 

@@ -8,7 +8,7 @@ import torch
 
 from learnsgl import cli
 from learnsgl.bench.command import KERNEL_SHAPES
-from learnsgl.bench.kernels_cases import SHAPES
+from learnsgl.bench.kernels_data import SHAPES
 from learnsgl.bench.kernels_tables import KernelResults, KernelTimes, Timing, floor_us, kernels_tables
 
 RESULTS = KernelResults(

@@ -19,9 +19,9 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "learnsgl"
 
 TORCH_FREE = (
-    "core", "errors", "config", "option_field", "terminal", "cli", "message", "trace", "scheduler", "kvcache", "server", "tokenizer",
-    "hub", "replay", "export", "simulate", "demo", "viz", "chat", "ps", "llm", "offline", "generate", "local_server",
-    "lessons",
+    "core", "errors", "config", "option_field", "grammar_work", "terminal", "cli", "message", "trace", "scheduler",
+    "kvcache", "server", "tokenizer", "hub", "replay", "export", "simulate", "demo", "viz", "chat", "ps", "llm",
+    "offline", "generate", "local_server", "lessons",
 )  # fmt: skip
 """Only the engine's process loads torch."""
 SERVER_SIDE = ("server", "scheduler", "engine", "tokenizer", "message", "kvcache", "models", "attention", "kernels")

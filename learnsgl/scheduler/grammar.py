@@ -19,6 +19,7 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer, grammar_from
 
 from learnsgl.core import Grammar, GrammarKind
 from learnsgl.errors import RequestError
+from learnsgl.grammar_work import endless_work, on_deep_stack
 from learnsgl.scheduler.executor import ExecutorInfo
 from learnsgl.scheduler.grammar_errors import refused
 from learnsgl.scheduler.grammar_matcher import GrammarMatcher
@@ -106,7 +107,7 @@ class Grammars:
             with self._compiling:
                 found = self._find(grammar)  # another thread may have had the same
                 if found is None:
-                    found = self._keep(grammar, self._compile(grammar))
+                    found = self._keep(grammar, on_deep_stack(lambda: self._compile(grammar)))
         if isinstance(found, RequestError):
             raise found
         return found
@@ -141,6 +142,8 @@ class Grammars:
         num_bytes = len(grammar.text.encode(errors="surrogatepass"))
         if num_bytes > MAX_GRAMMAR_BYTES:
             return refused(grammar, f"it is {num_bytes} bytes long, and at most {MAX_GRAMMAR_BYTES} are allowed")
+        if reason := endless_work(grammar.text):
+            return refused(grammar, reason)
         try:
             source = _source(grammar)
             limits = LLParserLimits(

@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 
+import msgspec
+
 from learnsgl.core import Grammar
 from learnsgl.errors import RequestError
 from learnsgl.message.types import AbortMsg, FlushCacheMsg, UserMsg
@@ -31,7 +33,7 @@ class _Held:
 
 @dataclass(slots=True)
 class GrammarDesk:
-    """Holds requests back until their grammars are compiled.
+    """Holds requests back until their grammars are compiled, or they are aborted before that has begun.
 
     Attributes:
         grammars: compiles, and is asked again by the scheduler, which then finds the result.
@@ -55,6 +57,8 @@ class GrammarDesk:
             held = None if isinstance(message, FlushCacheMsg) else self._held.get(message.uid)
             if held is not None:
                 held.messages.append(message)
+                if _ends_all(message) and held.compiled.cancel():
+                    held.messages[0] = _without_grammar(held.messages[0])
             elif isinstance(message, UserMsg) and (grammar := message.sampling.grammar) is not None:
                 if self.grammars.is_known(grammar):
                     ready.append(message)
@@ -83,3 +87,13 @@ class GrammarDesk:
         """Have the grammar known; the scheduler tells the client of an error."""
         with contextlib.suppress(RequestError):  # remembered, and raised again when the scheduler asks
             self.grammars.compile(grammar)
+
+
+def _ends_all(message: SchedulerMessage) -> bool:
+    return isinstance(message, AbortMsg) and message.choice is None
+
+
+def _without_grammar(message: SchedulerMessage) -> SchedulerMessage:
+    """A request whose abort follows right behind it, so that nobody needs its grammar any more."""
+    assert isinstance(message, UserMsg), "what is held begins with a request"
+    return msgspec.structs.replace(message, sampling=msgspec.structs.replace(message.sampling, grammar=None))

@@ -15,6 +15,7 @@ from llguidance import LLMatcher
 
 from learnsgl.core import Grammar, GrammarKind, SamplingParams
 from learnsgl.errors import RequestError
+from learnsgl.grammar_work import endless_work, on_deep_stack
 from learnsgl.message.types import ToolChoice, ToolsMsg
 from learnsgl.tokenizer.tokenize import Tokenizer
 from learnsgl.tokenizer.tool_forms import FORMS, CallForm, names_of, plan_of
@@ -78,4 +79,6 @@ def _check(schema: str, param: str) -> None:
 @lru_cache(maxsize=256)
 def fault_of(schema: str) -> str:
     """Why a schema can't be a grammar; empty if it can. An agent sends the same schemas with every turn."""
-    return LLMatcher.validate_grammar(LLMatcher.grammar_from_json_schema(schema))
+    return endless_work(schema) or on_deep_stack(
+        lambda: LLMatcher.validate_grammar(LLMatcher.grammar_from_json_schema(schema))
+    )

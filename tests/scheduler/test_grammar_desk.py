@@ -136,3 +136,16 @@ def test_models_that_cannot_be_constrained(
         with pytest.raises(RequestError, match=words) as raised:
             grammars_of_model(tmp_path, info).compile(GRAMMAR)
         assert raised.value.code == "unsupported"
+
+
+def test_an_abort_in_line_takes_its_grammar_out_of_the_line(desk: GrammarDesk) -> None:
+    other = Grammar(GrammarKind.REGEX, "b+")
+    assert desk.pass_through([user(1, GRAMMAR), user(2, other), user(3, other)]) == []  # the first is being compiled
+    assert desk.pass_through([AbortMsg(3, 0)]) == [], "one choice of perhaps several"
+    ended, abort = desk.pass_through([AbortMsg(2)])
+    assert ended == user(2), "the scheduler ends it, and needn't compile anything for that"
+    assert abort == AbortMsg(2)
+    assert desk.pass_through([AbortMsg(1)]) == [], "what has begun can't be stopped"
+    let(desk)
+    desk.wait(None)
+    assert desk.pass_through([]) == [user(1, GRAMMAR), AbortMsg(1), user(3, other), AbortMsg(3, 0)]

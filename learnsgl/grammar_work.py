@@ -19,9 +19,9 @@ from learnsgl.errors import RequestError
 
 STACK_BYTES = 256 << 20
 """Address space for one call; memory only as far as it is used. 128 KiB of references, each to the next, use 50 MB."""
-MAX_MULTIPLE = 50_000
+MAX_MULTIPLE = 10_000
 """Largest common multiple of all `multipleOf` of a schema, since a number is followed with as many states. This takes
-a second, a million 40 s and 400 MB."""
+0.1 s and 2 MB, a million 40 s and 400 MB."""
 MAX_RULES = 1_000
 """Most rules of a grammar. A chain of so many, each repeating the next, takes a few seconds, and the time grows faster
 than its square."""

@@ -28,6 +28,8 @@ MAX_GRAMMAR_BYTES = 128 << 10
 """Longest text of a grammar; a schema of that size takes about half a second to compile."""
 MAX_KEPT = 128
 """Compiled grammars that are kept, the latest used ones, for requests with the same grammar."""
+MAX_KEPT_CHARS = 1 << 20
+"""Length of all their texts together; a text of 128 KiB may need 40 MB of memory."""
 MAX_ITEMS = 5_000
 """Ways that a parser may follow at once: enough for an object with 1,000 properties that may each be left out."""
 MAX_STEP_ITEMS = 20_000
@@ -79,6 +81,8 @@ class Grammars:
         self._eos_ids = eos_ids
         self._clock = clock
         self._known: OrderedDict[Grammar, Compiled | RequestError] = OrderedDict()
+        self._num_chars = 0
+        """Of the texts of all that is known."""
         self._compiling = threading.Lock()
         self._keeping = threading.Lock()
 
@@ -92,9 +96,8 @@ class Grammars:
             self._loaded()
 
     def is_known(self, grammar: Grammar) -> bool:
-        """Whether `compile` has nothing left to do for it."""
-        with self._keeping:
-            return grammar in self._known
+        """Whether `compile` has nothing left to do for it; if so, it counts as used just now."""
+        return self._find(grammar) is not None
 
     def compile(self, grammar: Grammar) -> Compiled:
         """The compiled grammar, from memory if it is known.
@@ -120,6 +123,9 @@ class Grammars:
         )  # fmt: skip
 
     def _find(self, grammar: Grammar) -> Compiled | RequestError | None:
+        error = _too_long(grammar)
+        if error is not None:
+            return error
         with self._keeping:
             if grammar in self._known:
                 self._known.move_to_end(grammar)
@@ -128,8 +134,9 @@ class Grammars:
     def _keep(self, grammar: Grammar, found: Compiled | RequestError) -> Compiled | RequestError:
         with self._keeping:
             self._known[grammar] = found
-            while len(self._known) > MAX_KEPT:
-                self._known.popitem(last=False)
+            self._num_chars += len(grammar.text)
+            while len(self._known) > MAX_KEPT or (self._num_chars > MAX_KEPT_CHARS and len(self._known) > 1):
+                self._num_chars -= len(self._known.popitem(last=False)[0].text)
         return found
 
     def _loaded(self) -> LLTokenizer:
@@ -139,9 +146,6 @@ class Grammars:
 
     def _compile(self, grammar: Grammar) -> Compiled | RequestError:
         start_ns = self._clock()
-        num_bytes = len(grammar.text.encode(errors="surrogatepass"))
-        if num_bytes > MAX_GRAMMAR_BYTES:
-            return refused(grammar, f"it is {num_bytes} bytes long, and at most {MAX_GRAMMAR_BYTES} are allowed")
         if reason := endless_work(grammar.text):
             return refused(grammar, reason)
         try:
@@ -158,6 +162,13 @@ class Grammars:
         if reason:
             return refused(grammar, reason)
         return Compiled(grammar, template, start_ns, self._clock())
+
+
+def _too_long(grammar: Grammar) -> RequestError | None:
+    num_bytes = len(grammar.text.encode(errors="surrogatepass"))
+    if num_bytes <= MAX_GRAMMAR_BYTES:
+        return None
+    return refused(grammar, f"it is {num_bytes} bytes long, and at most {MAX_GRAMMAR_BYTES} are allowed")
 
 
 def _try_out(template: LLMatcher) -> str:

@@ -18,7 +18,7 @@ import msgspec
 from learnsgl.core import Grammar
 from learnsgl.errors import RequestError
 from learnsgl.message.types import AbortMsg, FlushCacheMsg, UserMsg
-from learnsgl.scheduler.grammar import Grammars
+from learnsgl.scheduler.grammar import MAX_KEPT, MAX_KEPT_CHARS, Grammars
 
 SchedulerMessage = UserMsg | AbortMsg | FlushCacheMsg
 
@@ -28,7 +28,21 @@ class _Held:
     """A request that waits, and the aborts that came for it meanwhile: they must not overtake it."""
 
     messages: list[SchedulerMessage]
-    compiled: Future[None]
+    grammar: Grammar
+    compiled: Future[None] | None = None
+    """`None` as long as it stands in line."""
+
+    @property
+    def is_done(self) -> bool:
+        """Whether it can go on."""
+        return self.compiled is not None and self.compiled.done()
+
+    def give_up(self) -> bool:
+        """Leave the line, because nobody waits for the answer any more; false if the compilation has begun."""
+        if self.compiled is not None and not self.compiled.cancel():
+            return False
+        self.messages[0] = _without_grammar(self.messages[0])
+        return True
 
 
 @dataclass(slots=True)
@@ -57,22 +71,33 @@ class GrammarDesk:
             held = None if isinstance(message, FlushCacheMsg) else self._held.get(message.uid)
             if held is not None:
                 held.messages.append(message)
-                if _ends_all(message) and held.compiled.cancel():
-                    held.messages[0] = _without_grammar(held.messages[0])
+                if isinstance(message, AbortMsg) and message.choice is None and held.give_up():
+                    ready.extend(self._held.pop(message.uid).messages)
             elif isinstance(message, UserMsg) and (grammar := message.sampling.grammar) is not None:
                 if self.grammars.is_known(grammar):
                     ready.append(message)
                 else:
-                    self._held[message.uid] = _Held([message], self._thread.submit(self._compile, grammar))
+                    self._held[message.uid] = _Held([message], grammar)
             else:
                 ready.append(message)
-        for uid in [uid for uid, held in self._held.items() if held.compiled.done()]:
+        for uid in [uid for uid, held in self._held.items() if held.is_done]:
             ready.extend(self._held.pop(uid).messages)
+        self._submit()
         return list(ready)
 
+    def _submit(self) -> None:
+        """Have the next ones compiled, as many as are sure to be remembered until the scheduler asks for them."""
+        num_chars = 0
+        for num_ahead, held in enumerate(self._held.values()):  # those that were submitted stand first
+            num_chars += len(held.grammar.text)
+            if num_ahead >= MAX_KEPT // 2 or num_chars > MAX_KEPT_CHARS // 2:
+                return
+            if held.compiled is None:
+                held.compiled = self._thread.submit(self._compile, held.grammar)
+
     def wait(self, timeout_s: float | None) -> None:
-        """Return when a grammar is compiled, at the latest after `timeout_s`; `None`: when all are."""
-        futures = [held.compiled for held in self._held.values()]
+        """Return when a grammar is compiled, at the latest after `timeout_s`; `None`: when all that were begun are."""
+        futures = [held.compiled for held in self._held.values() if held.compiled is not None]
         if timeout_s is None:
             wait(futures)
         elif futures:
@@ -87,10 +112,6 @@ class GrammarDesk:
         """Have the grammar known; the scheduler tells the client of an error."""
         with contextlib.suppress(RequestError):  # remembered, and raised again when the scheduler asks
             self.grammars.compile(grammar)
-
-
-def _ends_all(message: SchedulerMessage) -> bool:
-    return isinstance(message, AbortMsg) and message.choice is None
 
 
 def _without_grammar(message: SchedulerMessage) -> SchedulerMessage:

@@ -14,7 +14,7 @@ from learnsgl.core import Grammar, GrammarKind, SamplingParams
 from learnsgl.errors import RequestError
 from learnsgl.message.types import AbortMsg, FlushCacheMsg, UserMsg
 from learnsgl.scheduler.executor import ExecutorInfo
-from learnsgl.scheduler.grammar import MAX_KEPT, Grammars, grammars_of_model
+from learnsgl.scheduler.grammar import MAX_GRAMMAR_BYTES, MAX_KEPT, MAX_KEPT_CHARS, Grammars, grammars_of_model
 from learnsgl.scheduler.grammar_desk import GrammarDesk
 from learnsgl.scheduler.io import SchedulerIO
 from tests.fakes import EOS_ID, VOCAB_SIZE
@@ -149,3 +149,39 @@ def test_an_abort_in_line_takes_its_grammar_out_of_the_line(desk: GrammarDesk) -
     let(desk)
     desk.wait(None)
     assert desk.pass_through([]) == [user(1, GRAMMAR), AbortMsg(1), user(3, other), AbortMsg(3, 0)]
+
+
+def test_what_is_ready_is_still_known_when_the_scheduler_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    grammars = make_grammars()
+    desk = GrammarDesk(grammars)
+    long = [user(uid, Grammar(GrammarKind.REGEX, f"{uid}(" + "a" * 100_000 + ")?")) for uid in range(14)]
+    short = [user(uid, Grammar(GrammarKind.REGEX, f"{uid}")) for uid in range(100, 100 + MAX_KEPT + 20)]
+    left = len(long) + len(short)
+    assert desk.pass_through([*long, *short]) == []
+    while left:  # each time, the loop was busy for so long that all that was begun is done
+        desk.wait(None)
+        ready = desk.pass_through([])
+        assert ready
+        left -= len(ready)
+        with monkeypatch.context() as patch:
+            patch.setattr(grammars, "_compile", None)  # nothing is compiled in the loop
+            for message in ready:
+                assert isinstance(message, UserMsg)
+                assert message.sampling.grammar is not None
+                grammars.compile(message.sampling.grammar)
+    assert not desk.is_busy
+    desk.close()
+
+
+def test_texts_that_are_kept_are_bounded_and_one_that_is_too_long_costs_the_others_nothing() -> None:
+    grammars = make_grammars()
+    kept = Grammar(GrammarKind.REGEX, "kept")
+    grammars.compile(kept)
+    too_long = Grammar(GrammarKind.REGEX, "a" * (MAX_KEPT_CHARS + 1))
+    assert grammars.is_known(too_long), "nothing is left to do for it"
+    with pytest.raises(RequestError, match=f"at most {MAX_GRAMMAR_BYTES}"):
+        grammars.compile(too_long)
+    assert grammars.is_known(kept)
+    for number in range(12):
+        grammars.compile(Grammar(GrammarKind.REGEX, f"{number}(" + "b" * 100_000 + ")?"))
+    assert not grammars.is_known(kept)

@@ -2,7 +2,7 @@
 
 The engine's seed is the time that a step takes, in milliseconds. A prompt that holds the byte `\\x07` breaks it, with
 `\\x06` it never returns, and with `\\x05` it spins for ever. What stands between the last `\\x02` of a prompt and the
-next `\\x03` is its answer, which then ends.
+next `\\x03` is its answer, which then ends. Where a mask rules a token out, it gives the first that is allowed.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from learnsgl.config import EngineConfig, SchedulerConfig
 from learnsgl.core import Int32Array, SamplingParams
@@ -46,12 +47,15 @@ class EchoExecutor:
         self._step_s = step_s
         self._prompts: dict[int, Int32Array] = {}
         self._sampling: dict[int, SamplingParams] = {}
+        self._masks: dict[int, Masks] = {}
 
     def submit(self, step: Step) -> EchoTicket:
         return EchoTicket(step.number, step)
 
     def sample(self, ticket: EchoTicket, masks: Masks | None) -> None:
-        """Nothing to queue: everything happens in `collect`."""
+        """Only keeps the masks: everything happens in `collect`."""
+        if masks is not None:
+            self._masks[ticket.number] = masks
 
     def collect(self, ticket: EchoTicket) -> StepResult:
         step, start = ticket.step, time.monotonic_ns()
@@ -66,8 +70,9 @@ class EchoExecutor:
             self._prompts[admission.row] = admission.prompt_ids
             self._sampling[admission.row] = admission.sampling
         ends = (step.starts + step.lens).tolist()
+        allowed = self._allowed(step.number)
         tokens = [
-            self._next(self._prompts[row], end)
+            _permitted(self._next(self._prompts[row], end), allowed.get(row))
             for row, end, wanted in zip(step.rows.tolist(), ends, step.wants_token.tolist(), strict=True)
             if wanted
         ]
@@ -90,6 +95,14 @@ class EchoExecutor:
             np.array(places, dtype=np.int32),
             self._prompt_logprobs(step),
         )
+
+    def _allowed(self, number: int) -> dict[int, npt.NDArray[np.uint8]]:
+        """For each constrained row of a step a 1 at each token that it may take: uint8 [at least V]."""
+        masks = self._masks.pop(number, None)
+        if masks is None or not len(masks.rows):
+            return {}
+        packed = np.frombuffer(masks.allowed, dtype=np.uint8).reshape(len(masks.rows), -1)
+        return dict(zip(masks.rows.tolist(), np.unpackbits(packed, axis=1, bitorder="little"), strict=True))
 
     @staticmethod
     def _next(prompt: Int32Array, end: int) -> int:
@@ -115,6 +128,11 @@ class EchoExecutor:
 
     def close(self) -> None:
         """Nothing is held."""
+
+
+def _permitted(token: int, allowed: npt.NDArray[np.uint8] | None) -> int:
+    """The token, or the first that is allowed where it isn't."""
+    return token if allowed is None or allowed[token] else int(np.flatnonzero(allowed)[0])
 
 
 def create_echo_executor(folder: Path, name: str, engine: EngineConfig, scheduler: SchedulerConfig) -> EchoExecutor:

@@ -179,9 +179,19 @@ def plain_message(message: ChatMessage, path: str) -> dict[str, Any]:
         if getattr(message, field):
             param = f"{path}.{field}"
             raise RequestError(f"{param} isn't supported by this server; {remedy}", code="unsupported", param=param)
+    if isinstance(message.content, list):
+        _check_integers(message.content, f"{path}.content")
     plain = {"role": message.role, "content": message.content}
     others = {"name": message.name, "tool_call_id": message.tool_call_id, "tool_calls": plain_calls(message, path)}
     return plain | {name: value for name, value in others.items() if value}
+
+
+def _check_integers(content: list[Any], param: str) -> None:
+    """Parts of a content travel as they came, and messages between processes hold integers of 64 bits."""
+    try:
+        msgspec.msgpack.encode(content)
+    except OverflowError:
+        raise RequestError(f"{param} holds an integer of more than 64 bits; send text parts", param=param) from None
 
 
 def _shared_sampling(fields: Sampling) -> dict[str, Any]:

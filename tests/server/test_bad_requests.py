@@ -93,6 +93,13 @@ BAD_BODIES = [
     (CHAT, chat(max_completion_tokens=-5), "invalid_value", "max_completion_tokens"),
     (CHAT, chat(max_tokens=10**400), "invalid_value", "max_tokens"),
     (CHAT, chat(top_k=2**64), "invalid_value", "top_k"),
+    (CHAT, chat(messages=[{"role": "user", "content": [2**64]}]), "invalid_value", "messages[0].content"),
+    (
+        CHAT,
+        chat(messages=[{"role": "tool", "content": [{"type": "text", "text": "A", "n": -(2**63) - 1}]}]),
+        "invalid_value",
+        "messages[0].content",
+    ),
     (CHAT, chat(seed=2**63), "invalid_value", "seed"),
     (CHAT, chat(seed=10**30), "invalid_value", "seed"),
     (CHAT, chat(stop=["A"] * 17), "invalid_value", "stop"),

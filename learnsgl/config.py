@@ -337,6 +337,11 @@ def client_api_key(given: str | None, *, is_url_given: bool) -> str | None:
     return given or os.environ.get("LEARNSGL_API_KEY") or theirs or None
 
 
+def keyless_environment() -> dict[str, str]:
+    """For servers that our own programs start for themselves, on a port of their own: whose clients send no key."""
+    return {name: value for name, value in os.environ.items() if name != "LEARNSGL_API_KEY"}
+
+
 def cache_folder() -> Path:
     """Where pulled models are kept: `$LEARNSGL_HOME`, or `learnsgl` in the user's cache folder."""
     if home := os.environ.get("LEARNSGL_HOME"):

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 
+from learnsgl.config import keyless_environment
 from learnsgl.errors import ServingError, StartupError
 
 STOP_WAIT_S = 45.0
@@ -71,7 +72,12 @@ class DemoServer:
         """Start it, and return at once; `wait_ready` waits."""
         with self._log.open("w", encoding="utf-8") as log, _signals_deferred():
             self._process = subprocess.Popen(
-                self._command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, text=True
+                self._command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                env=keyless_environment(),
             )
 
     def wait_ready(self) -> None:

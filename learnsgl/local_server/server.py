@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-from learnsgl.config import BUILT_IN_MODEL
+from learnsgl.config import BUILT_IN_MODEL, keyless_environment
 from learnsgl.errors import StartupError
 
 STOP_WAIT_S = 45.0
@@ -65,6 +65,7 @@ class LocalServer:
             stdout=subprocess.PIPE,
             stderr=self._log,
             cwd=cwd,
+            env=keyless_environment(),
             text=True,
             start_new_session=True,  # an interrupt of the notebook is not one of the server
         )

@@ -145,4 +145,4 @@ def _matcher_of(req: Req) -> TokenMatcher:
 def failure() -> ErrorInfo:
     """What a client is told whose matcher has failed; the reason quotes the grammar, so it goes nowhere else."""
     text = "the grammar could not be followed any further; make it simpler, or leave it out"
-    return ErrorInfo(text, 500, "grammar_error")
+    return ErrorInfo(text, 400, "grammar_error")

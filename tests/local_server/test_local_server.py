@@ -36,7 +36,8 @@ def gone(pid, patience_s=20.0):
     return False
 
 
-def test_a_server_answers_ends_in_order_and_leaves_a_whole_recording(tmp_path):
+def test_a_server_answers_ends_in_order_and_leaves_a_whole_recording(tmp_path, monkeypatch):
+    monkeypatch.setenv("LEARNSGL_API_KEY", "the user's, for other servers")  # nobody here sends it
     with start(tmp_path) as server:
         assert server.is_running
         assert server.url in server.ready_line

@@ -267,7 +267,7 @@ def test_a_matcher_that_fails_ends_its_request_alone() -> None:
     assert matcher.error is not None
     harness.run()
     assert harness.endings[uid].error is not None
-    assert harness.endings[uid].error.status == 500
+    assert harness.endings[uid].error.status == 400
     assert harness.endings[uid].error.code == "grammar_error"
     assert len(harness.outputs[other]) == 41
 

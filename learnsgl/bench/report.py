@@ -131,6 +131,10 @@ def _cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
+_LONG_BYTES = 100_000
+"""Results of thousands of requests aren't read by people: blanks and line breaks would nearly double them."""
+
+
 def write_report(report: Report, folder: Path) -> Path:
     """Write `<folder>/<bench>.json`.
 
@@ -138,9 +142,12 @@ def write_report(report: Report, folder: Path) -> Path:
         FolderError: it can't be written.
     """
     path = folder / f"{report.bench}.json"
+    encoded = msgspec.json.encode(report)
+    if len(encoded) < _LONG_BYTES:
+        encoded = msgspec.json.format(encoded, indent=1)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n")
+        path.write_bytes(encoded + b"\n")
     except OSError as error:
         raise FolderError(
             f"--out {folder}: {path.name} can't be written ({error.strerror}); give another folder"

@@ -9,19 +9,8 @@ import openai
 import pytest
 
 from learnsgl.local_server.server import LocalServer
+from tests.tokenizer.tool_templates import WEATHER
 
-WEATHER: dict[str, Any] = {
-    "type": "function",
-    "function": {
-        "name": "get_weather",
-        "description": "The weather in a city.",
-        "parameters": {
-            "type": "object",
-            "properties": {"city": {"type": "string"}, "days": {"type": "integer", "minimum": 1, "maximum": 14}},
-            "required": ["city"],
-        },
-    },
-}
 CLOCK: dict[str, Any] = {
     "type": "function",
     "function": {

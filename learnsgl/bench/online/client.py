@@ -13,7 +13,7 @@ import httpx
 import msgspec
 
 from learnsgl.bench.online.plan import Planned
-from learnsgl.bench.online.results import Outcome, Row
+from learnsgl.bench.online.results import Outcome, Row, seconds_since
 from learnsgl.bench.online.settings import Endpoint
 from learnsgl.chat.client import refusal
 
@@ -124,7 +124,7 @@ class Client:
         except (httpx.HTTPError, OSError) as error:
             row.outcome, row.error = Outcome.BROKEN_OFF, _words(error)
         finally:
-            row.end_s = time.monotonic() - start_s
+            row.end_s = seconds_since(start_s)
 
     def body(self, planned: Planned) -> bytes:
         """The body of a request."""
@@ -158,7 +158,7 @@ class Client:
     async def _read_stream(self, response: httpx.Response, row: Row, start_s: float) -> None:
         events, finished, num_pieces = Events(), False, 0
         async for chunk in response.aiter_raw():
-            now_s = time.monotonic() - start_s
+            now_s = seconds_since(start_s)
             for data in events.feed(chunk):
                 if data == b"[DONE]":
                     continue

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Iterator
 from learnsgl.bench.online.client import Client
 from learnsgl.bench.online.plan import Planned
 from learnsgl.bench.online.progress import Progress
-from learnsgl.bench.online.results import Row, Run
+from learnsgl.bench.online.results import Row, Run, seconds_since
 
 _LOOK_S = 0.02
 
@@ -34,7 +34,7 @@ class Drive:
         self._start_s = time.monotonic()
 
     def _now_s(self) -> float:
-        return time.monotonic() - self._start_s
+        return seconds_since(self._start_s)
 
     async def _send(self, planned: Planned, intended_s: float) -> None:
         row = Row(

@@ -178,6 +178,11 @@ class SchedulerConfig:
         "prefill-first: prompts before running answers; mixed: answers ride along with prompt chunks",
         choices=("prefill-first", "mixed"),
     )
+    max_decode_wait_steps: int = option(
+        8,
+        "with prefill-first: most steps in a row in which running answers wait for prompts; the next one is theirs",
+        minimum=1,
+    )
     cache_type: str = option(
         "radix", "radix shares the KV of common prefixes between requests; naive shares nothing",
         choices=("radix", "naive"),

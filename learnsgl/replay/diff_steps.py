@@ -32,8 +32,11 @@ class Aspect(Enum):
         "who had to wait, and why",
         ("max_running_requests", "num_pages", "page_size", "max_prefill_length", "prefix_wait_tokens", "cache_type"),
     )
-    DECODES = ("whose answers went on", ("policy", "overlap", "max_running_requests"))
-    CHUNKS = ("prompt tokens in the step", ("max_prefill_length", "policy", "cache_type", "prefix_wait_tokens"))
+    DECODES = ("whose answers went on", ("policy", "max_decode_wait_steps", "overlap", "max_running_requests"))
+    CHUNKS = (
+        "prompt tokens in the step",
+        ("max_prefill_length", "policy", "max_decode_wait_steps", "cache_type", "prefix_wait_tokens"),
+    )
     PAGES = ("free pages", ("num_pages", "page_size", "cache_type"))
     END = ("whether there is such a step", ("overlap",))
 

@@ -83,7 +83,8 @@ class Cause(Enum):
         "sched.blocked with reason rows, until the next one or its admission",
     )  # fmt: skip
     QUEUE_POLICY = (
-        "queue: policy", Area.QUEUE, "the policy let it wait", "sched.blocked with reason policy, or one of its own",
+        "queue: policy", Area.QUEUE, "the policy gave the step to answers that had waited (--max-decode-wait-steps)",
+        "sched.blocked with reason policy, or one of a policy's own, until the next one or its admission",
     )  # fmt: skip
     QUEUE_PREFIX = (
         "queue: shared prefix", Area.QUEUE, "another request was computing a prefix that both share",

@@ -67,6 +67,8 @@ def _blocked(queue: Queue, req: ReqHistory, block: Block, subject: str = "waits"
         is_sibling = block.other_uid == req.key.uid
         other = "another of its choices" if is_sibling else name_of(ReqKey(block.other_uid))
         return said(f"{subject}: {other} computes a prefix that both share", places)
+    if block.reason == "policy":
+        return said(f"{subject}: the policy gave step {block.step} to answers that had waited", places)
     return said(f"{subject}: the policy lets it wait ({block.reason})", places)
 
 

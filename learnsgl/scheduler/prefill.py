@@ -88,12 +88,13 @@ class PrefillManager:
 
         Args:
             step: the step's number.
-            budget: most prompt tokens in it.
+            budget: most prompt tokens in it; 0 where the policy gave the step to running answers.
 
         Returns:
             A run for each prompt that goes on or begins, and the requests that were admitted for it.
         """
         self._num_logprob_tokens = 0
+        is_decode_step = budget == 0
         runs = self._continue_chunks(budget)
         budget -= sum(run.length for run in runs)
         admitted = Admitted()
@@ -107,6 +108,8 @@ class PrefillManager:
             match = self._find(req)
             other_uid = self._computes_shared_prefix(req, match)
             reason = "prefix" if other_uid is not None else self._obstacle(req, match, budget)
+            if reason == "budget" and is_decode_step:
+                reason = "policy"
             if reason is not None:
                 self._block(step, req, match, reason, num_waiting - 1 - place, other_uid)
                 num_passed_over += 1

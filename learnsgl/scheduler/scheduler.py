@@ -80,13 +80,15 @@ class Scheduler:
         self._clock = clock
         self._grammars = grammars
         self.journal = Journal(recorder, clock, run_key)
-        self._policy = make_policy(config.policy)
+        self._policy = make_policy(config)
         self._is_eos: BoolArray = np.isin(np.arange(info.vocab_size), info.eos_ids)
         allocator = PageAllocator(info.num_pages)
         table = ReqTable(config.max_running_requests, info.max_model_len, info.page_size)
         self.running = RunningReqs(table, allocator, self._make_cache(info.page_size, allocator), self.journal)
         self.prefill = PrefillManager(self.running, self.journal, config.prefix_wait_tokens)
         self.step_number = 0
+        self._num_waited = 0
+        """Steps in a row in which running answers waited for prompts."""
         self._num_arrived = 0
         self._in_flight: deque[InFlight] = deque()
         self._unsampled: InFlight | None = None
@@ -260,9 +262,11 @@ class Scheduler:
         start_ns = self._clock()
         number = self.step_number + 1
         decodable = decodable_rows(self.running.table)
-        division = self._policy.divide(self._config.max_prefill_length, len(decodable))
+        division = self._policy.divide(self._config.max_prefill_length, len(decodable), self._num_waited)
         prompts, admitted = self.prefill.schedule(number, division.prefill_tokens)
-        if prompts and not division.decode_beside_prefill:
+        must_wait = bool(prompts) and not division.decode_beside_prefill
+        self._num_waited = self._num_waited + 1 if must_wait and len(decodable) else 0
+        if must_wait:
             decodable = decodable[:0]
         if not prompts and not len(decodable):
             return False

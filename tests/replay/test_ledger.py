@@ -262,20 +262,10 @@ def worlds() -> Iterator[World]:
     burst = [Ask(20 * MS + place * US, [1 + place] * 40, 12) for place in range(12)]
     yield World(burst, num_pages=200, num_rows=16, options={"max_prefill_length": 24})
     yield World(burst, num_rows=2, num_pages=400, options={"max_prefill_length": 24})
-    yield of_a_policy(World(burst, num_rows=16, num_pages=800, options={"max_prefill_length": 24}))
+    yield World(burst, num_rows=16, num_pages=800, options={"max_prefill_length": 24, "max_decode_wait_steps": 1})
     shared = [Ask(20 * MS + place * US, [*range(1, 60), 60 + place], 6) for place in range(5)]
     yield World([Ask(19 * MS, [90] * 80), *shared], num_pages=800, options={"overlap": False})
     yield World(random_asks(40), num_rows=16, options={"policy": "mixed", "max_prefill_length": 16})
-
-
-def of_a_policy(world: World) -> World:
-    """The same run, if a policy had said what the budget said."""
-    told = world.story["scheduler-0"]
-    world.story["scheduler-0"] = [
-        msgspec.structs.replace(event, reason="policy") if isinstance(event, ev.SchedBlocked) else event
-        for event in told
-    ]
-    return world
 
 
 def with_masks(story: Story) -> Story:

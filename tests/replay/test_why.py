@@ -24,7 +24,7 @@ from learnsgl.trace.digest import RowField
 from learnsgl.trace.fold import Fold
 from learnsgl.trace.reader import Trace
 from tests.replay.ledger_world import MS, US, Ask, World, random_asks
-from tests.replay.test_ledger import RECORDINGS, at_steps, of_a_policy, trace_of
+from tests.replay.test_ledger import RECORDINGS, at_steps, trace_of
 from tests.trace.story import UID, tell
 
 SMALL_STEPS = {"max_prefill_length": 24}
@@ -93,10 +93,12 @@ def test_prefix_of_another_choice(tmp_path: Path) -> None:
 
 
 def test_policy(tmp_path: Path) -> None:
-    found = blocked(of_a_policy(World(burst(6), num_rows=16, options=SMALL_STEPS)).write(tmp_path), "policy")
+    options = {**SMALL_STEPS, "max_decode_wait_steps": 1}
+    found = blocked(World(burst(6), num_rows=16, options=options).write(tmp_path), "policy")
     assert found
     assert {answer.cause for _, answer in found} == {Cause.QUEUE_POLICY}
-    assert "waits: the policy lets it wait (policy)" in str(found[0][1])
+    event, answer = found[0]
+    assert f"waits: the policy gave step {event.step} to answers that had waited" in str(answer)
 
 
 def test_not_the_first(tmp_path: Path) -> None:

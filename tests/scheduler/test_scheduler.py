@@ -135,6 +135,31 @@ def test_prefill_first_lets_answers_wait_and_mixed_does_not() -> None:
     assert lens["mixed"] == [[15, 1], [15, 1], [10, 1]]
 
 
+@pytest.mark.parametrize("overlap", [False, True])
+def test_answers_wait_for_prompts_only_so_many_steps_in_a_row(overlap: bool) -> None:
+    harness = Harness(num_pages=400, max_prefill_length=8, max_decode_wait_steps=3, cache_type="naive", overlap=overlap)
+    answering = harness.send([9, 9], 12, ignore_eos=True)
+    harness.step()
+    prompts = [harness.send([10 + i] * 20, 2, ignore_eos=True) for i in range(6)]
+    harness.run()
+    kinds = "".join("p" if e.num_prefill else "d" for e in harness.events_of(events.SchedStep))
+    assert kinds.startswith("pppp" + "dppp" * 4)  # the first one is the answering request's own prompt
+    assert "ppppp" not in kinds
+    assert {uid for uid, reason in waits(harness) if reason == "policy"} <= set(prompts)
+    assert any(reason == "policy" for _, reason in waits(harness))
+    for uid in (answering, *prompts):
+        assert harness.outputs[uid] == expected_output(
+            harness.prompts[uid], harness.sampling[uid].max_tokens, ignore_eos=True
+        )
+
+
+def test_prompts_have_every_step_while_no_answer_runs() -> None:
+    harness = Harness(num_pages=400, max_model_len=200, max_prefill_length=8, max_decode_wait_steps=1)
+    harness.send([5] * 80, 2, ignore_eos=True)
+    harness.run()
+    assert step_lens(harness)[:10] == [[8]] * 10
+
+
 def test_continuous_batching_admits_while_others_decode() -> None:
     harness = Harness(num_rows=2)
     first = harness.send([1, 2], 10, ignore_eos=True)

@@ -35,6 +35,7 @@ CONFIGS = st.fixed_dictionaries(
         "num_rows": st.sampled_from([1, 2, 5]),
         "max_prefill_length": st.sampled_from([1, 3, 8, 64]),
         "policy": st.sampled_from(["prefill-first", "mixed"]),
+        "max_decode_wait_steps": st.sampled_from([1, 2, 8]),
         "cache_type": st.sampled_from(["radix", "radix", "naive"]),
         "overlap": st.booleans(),
         "prefix_wait_tokens": st.sampled_from([1, 4, 1000]),

@@ -41,10 +41,10 @@ def test_a_server_answers_ends_in_order_and_leaves_a_whole_recording(tmp_path, m
     with start(tmp_path) as server:
         assert server.is_running
         assert server.url in server.ready_line
-        client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0, timeout=30)
-        answer = client.chat.completions.create(
-            model=server.model, messages=[{"role": "user", "content": "hi"}], max_tokens=3, temperature=0
-        )
+        with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0, timeout=30) as client:
+            answer = client.chat.completions.create(
+                model=server.model, messages=[{"role": "user", "content": "hi"}], max_tokens=3, temperature=0
+            )
         assert answer.usage.completion_tokens <= 3
         pids = [server.process.pid, *(child.pid for child in psutil.Process(server.process.pid).children())]
     assert server.close() == 0  # again, which is harmless

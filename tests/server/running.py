@@ -32,11 +32,14 @@ class RunningServer:
 
     Attributes:
         url: where it listens.
+        pool: connections for the clients of other libraries, closed with the server. What such a client keeps to itself
+            is left to the garbage collector, which may finalise a socket before the client that would have closed it.
         ready_line: the line that it printed when it was ready.
     """
 
     def __init__(self, root: Path, home: Path, *options: str, echo: bool = True, wait_ready: bool = True) -> None:
         self.trace_root = root / "traces"
+        self.pool = httpx.Client(limits=httpx.Limits(max_connections=None))
         self._temp = tempfile.TemporaryDirectory(prefix="lt-")  # sockets need a short path
         program = ["-m", "tests.server.serve_echo"] if echo else ["-m", "learnsgl.cli", "serve"]
         self.process = subprocess.Popen(
@@ -70,7 +73,9 @@ class RunningServer:
         return [f"ipc://{path}" for path in sorted(Path(self._temp.name).glob("*/*.ipc"))]
 
     def openai(self) -> openai.OpenAI:
-        return openai.OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=30)
+        return openai.OpenAI(
+            base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=30, http_client=self.pool
+        )
 
     def http(self) -> httpx.Client:
         return httpx.Client(base_url=self.url, timeout=30)
@@ -113,6 +118,7 @@ class RunningServer:
 
     def close(self) -> None:
         """End it and whatever it left."""
+        self.pool.close()
         if self.process.poll() is None:
             self.process.kill()
         self.wait()

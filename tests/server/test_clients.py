@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import httpx
 import openai
 import pytest
-from langchain_core.messages import HumanMessage, SystemMessage
+from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
 from langchain_openai import ChatOpenAI, OpenAI
 
 from learnsgl.trace import events
@@ -143,7 +144,7 @@ def test_the_async_client_gets_errors_and_may_leave(server: RunningServer) -> No
 def chat_model(server: RunningServer, **options: Any) -> ChatOpenAI:
     return ChatOpenAI(
         base_url=f"{server.url}/v1", api_key="none", model=MODEL, max_retries=0, max_tokens=40, extra_body=KEEP_ON,
-        **options,
+        http_client=server.pool, **options,
     )  # type: ignore[call-arg]  # fmt: skip
 
 
@@ -168,13 +169,18 @@ def test_langchain_batches_choices_and_log_probabilities(server: RunningServer) 
     for generation in generations:
         assert generation.generation_info is not None
         assert len(generation.generation_info["logprobs"]["content"]) == 40
-    answers = asyncio.run(chat_model(server).abatch(["A", "BB"]))
+
+    async def batch() -> list[AIMessage]:
+        async with httpx.AsyncClient() as pool:
+            return await chat_model(server, http_async_client=pool).abatch(["A", "BB"])
+
+    answers = asyncio.run(batch())
     assert answers[0].content == generations[0].text != answers[1].content
 
 
 def test_langchain_completions(server: RunningServer) -> None:
     model = OpenAI(
-        base_url=f"{server.url}/v1", api_key="none", model=MODEL, max_tokens=5, max_retries=0
+        base_url=f"{server.url}/v1", api_key="none", model=MODEL, max_tokens=5, max_retries=0, http_client=server.pool
     )  # type: ignore[call-arg]  # fmt: skip
     assert model.invoke("ABC") == "ABCAB"
     assert "".join(model.stream("ABC")) == "ABCAB"

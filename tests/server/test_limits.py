@@ -50,8 +50,8 @@ def test_without_the_key_only_health_answers(start: Starter) -> None:
     assert httpx.post(f"{server.url}/generate", json=body).status_code == 401
     with pytest.raises(openai.AuthenticationError):
         server.openai().models.list()
-    client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="sesame", max_retries=0)
-    assert client.completions.create(model=MODEL, prompt="AB", max_tokens=2).choices[0].text == "AB"
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="sesame", max_retries=0) as client:
+        assert client.completions.create(model=MODEL, prompt="AB", max_tokens=2).choices[0].text == "AB"
     server.process.terminate()
     assert server.wait() == 0
     trace = check_trace(server)

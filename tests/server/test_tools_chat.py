@@ -213,7 +213,7 @@ def test_langchain_binds_tools(server: RunningServer) -> None:
         """The weather in a city."""
         return "grey"
 
-    chat = ChatOpenAI(model=MODEL, base_url=f"{server.url}/v1", api_key="none")  # type: ignore[arg-type]
+    chat = ChatOpenAI(model=MODEL, base_url=f"{server.url}/v1", api_key="none", http_client=server.pool)  # type: ignore[arg-type]
     bound = chat.bind_tools([get_weather])
     answer = bound.invoke(say(call()))
     assert isinstance(answer, AIMessage)
@@ -239,7 +239,7 @@ def test_langchain_gives_structured_output(server: RunningServer) -> None:
         name: str
         people: int
 
-    chat = ChatOpenAI(model=MODEL, base_url=f"{server.url}/v1", api_key="none")  # type: ignore[arg-type]
+    chat = ChatOpenAI(model=MODEL, base_url=f"{server.url}/v1", api_key="none", http_client=server.pool)  # type: ignore[arg-type]
     answer = chat.with_structured_output(City, method="function_calling").invoke(
         say(call("City", '{"name": "Oslo", "people": 700000}'))
     )

@@ -22,10 +22,14 @@ CLOCK: dict[str, Any] = {
 QUESTION: dict[str, Any] = {"role": "user", "content": "What is the weather in Oslo for the next 3 days?"}
 
 
+def client_of(server: LocalServer) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0, timeout=120)
+
+
 @pytest.mark.model
 def test_what_the_built_in_model_must_call_it_calls() -> None:
-    with LocalServer("--num-pages", "4096", "--num-threads", "1") as server:
-        client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0, timeout=120)
+    options = ("--num-pages", "4096", "--num-threads", "1")
+    with LocalServer(*options) as server, client_of(server) as client:
         asked: Any = {"model": server.model, "tools": [WEATHER, CLOCK], "temperature": 0, "max_tokens": 100}
         one: Any = {"messages": [QUESTION], "tool_choice": "required", "parallel_tool_calls": False}
         choice = client.chat.completions.create(**asked, **one).choices[0]

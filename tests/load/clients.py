@@ -54,7 +54,9 @@ class Client:
     def __init__(self, server: RunningServer) -> None:
         self._port = httpx.URL(server.url).port
 
-    async def complete(self, prompt: str, max_tokens: int, *, stream: bool = False, leave_at: int = 0) -> Answer:
+    async def complete(
+        self, prompt: str, max_tokens: int, *, stream: bool = False, leave_at: int = 0, **fields: Any
+    ) -> Answer:
         """Ask, and wait for the answer.
 
         Args:
@@ -62,9 +64,10 @@ class Client:
             max_tokens: length of the answer.
             stream: whether it comes in chunks.
             leave_at: go away after so many chunks of text; 0 stays.
+            fields: more of the request's body.
         """
         answer = Answer()
-        body = {"model": MODEL, "prompt": prompt, "max_tokens": max_tokens, "stream": stream}
+        body = {"model": MODEL, "prompt": prompt, "max_tokens": max_tokens, "stream": stream, **fields}
         async for status, part in self.request("POST", "/v1/completions", body):
             answer.status = status
             answer.take(part)

@@ -7,13 +7,14 @@ import contextlib
 import random
 import signal
 from collections import Counter
+from typing import Any
 
 import httpx
 
 from learnsgl.replay import Replay
 from learnsgl.trace import events, life
 from learnsgl.trace.reader import Trace
-from tests.load.clients import Client
+from tests.load.clients import Answer, Client
 from tests.server.conftest import Starter, check_trace
 from tests.server.echo_executor import echo
 from tests.server.running import RunningServer
@@ -27,7 +28,7 @@ OPTIONS = (
 )  # fmt: skip
 
 
-async def leave_at_random(client: Client, number: int, rng: random.Random) -> None:
+async def leave_at_random(client: Client, number: int, rng: random.Random, **fields: Any) -> Answer | None:
     """One request, and its client's way to go: after some time, after some chunks, or at once."""
     prompt = f"{rng.choice(('A shared beginning. ', ''))}{number}" + "x" * rng.choice((1, 30, 300))
     num_tokens = rng.choice((1, 4, 15, 80))
@@ -36,8 +37,9 @@ async def leave_at_random(client: Client, number: int, rng: random.Random) -> No
     patience_s = {"time": rng.uniform(0, 0.3), "at once": rng.uniform(0, 0.004)}.get(how, 20)
     with contextlib.suppress(TimeoutError, ConnectionError):
         stream = leave_at > 0 or rng.random() < 0.5
-        asked = client.complete(prompt, num_tokens, stream=stream, leave_at=leave_at)
-        await asyncio.wait_for(asked, patience_s)
+        asked = client.complete(prompt, num_tokens, stream=stream, leave_at=leave_at, **fields)
+        return await asyncio.wait_for(asked, patience_s)
+    return None
 
 
 async def leave_all(server: RunningServer) -> None:

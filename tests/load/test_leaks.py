@@ -7,10 +7,14 @@ FOLDER"` what they have measured is written there; docs/soak.md shows the last t
 from __future__ import annotations
 
 import asyncio
+import json
 import random
+import re
 import signal
 import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -41,15 +45,43 @@ async def tiny_requests(server: RunningServer, num_requests: int, num_at_once: i
     await asyncio.gather(*(worker() for _ in range(num_at_once)))
 
 
-async def random_load(server: RunningServer, seconds: float) -> int:
+Asker = Callable[[Client, int, random.Random], Awaitable[object]]
+
+
+async def random_load(server: RunningServer, seconds: float, ask: Asker = leave_at_random) -> int:
     """Clients of all kinds, more and fewer of them, some of whom go away. Returns how many requests they sent."""
     client, rng, end = Client(server), random.Random(3), time.monotonic() + seconds
     num_sent = 0
     while time.monotonic() < end:
         many = rng.choice((1, 8, 40))
-        await asyncio.gather(*(leave_at_random(client, num_sent + number, rng) for number in range(many)))
+        await asyncio.gather(*(ask(client, num_sent + number, rng) for number in range(many)))
         num_sent += many
     return num_sent
+
+
+async def ask_for_a_form(client: Client, number: int, rng: random.Random) -> None:
+    """A request whose answer must keep to a grammar: one that many have, one of its own, or one that can't be."""
+    kind = rng.choice(("regex", "schema", "own regex", "own schema", "plain", "wrong"))
+    own = number if kind.startswith("own") else rng.randrange(20)
+    pattern = rf"[A-Z]{{2,9}}-{own}"
+    properties = {
+        f"p{own}": {"type": "integer"},
+        "words": {"type": "array", "items": {"enum": ["yes", "no", str(own)]}},
+    }
+    schema = {"type": "object", "properties": properties, "required": [*properties], "additionalProperties": False}
+    fields: dict[str, dict[str, Any]] = {
+        "regex": {"structured_outputs": {"regex": pattern}},
+        "schema": {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}},
+        "plain": {},
+        "wrong": {"structured_outputs": {"regex": f"(unclosed{number}"}},
+    }
+    answer = await leave_at_random(client, number, rng, **fields[kind.removeprefix("own ")])
+    if kind == "wrong":
+        assert answer is None or answer.status in (0, 400)
+    elif answer is not None and answer.finish_reason == "stop":
+        assert answer.status == 200
+        assert "regex" not in kind or re.fullmatch(pattern, answer.text)
+        assert "schema" not in kind or json.loads(answer.text).keys() == properties.keys()
 
 
 async def wait_idle(server: RunningServer) -> None:
@@ -112,6 +144,23 @@ def test_a_soak_under_random_load(start: Starter, soak_folder: Path | None) -> N
     settle(server)
     soak.look(server)
     num_sent = asyncio.run(random_load(server, SOAK_S))
+    settle(server)
+    soak.look(server, num_sent)
+    soak.write(soak_folder, end(server))
+    check_soak(soak, server, 20)
+    check_all_is_back(server)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1200)
+def test_a_soak_of_constrained_answers(start: Starter, soak_folder: Path | None) -> None:
+    """A third of the requests bring a grammar that nobody had before: what is kept of grammars goes out again."""
+    options = (*OPTIONS[:-2], "--seed", "1", "--num-tokenizer", "2", "--trace-max-bytes", "0")
+    server, soak = start(*options), Soak("constrained", options)
+    asyncio.run(random_load(server, SOAK_S / 5, ask_for_a_form))  # until as many grammars are kept as may be
+    settle(server)
+    soak.look(server)
+    num_sent = asyncio.run(random_load(server, SOAK_S / 2, ask_for_a_form))
     settle(server)
     soak.look(server, num_sent)
     soak.write(soak_folder, end(server))

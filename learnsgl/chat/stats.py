@@ -9,7 +9,8 @@ from pathlib import Path
 from learnsgl.chat.client import Reply
 from learnsgl.config import TraceLevel
 from learnsgl.errors import TraceError
-from learnsgl.trace.life import RequestLife, requests
+from learnsgl.trace.life import RequestLife
+from learnsgl.trace.lives import requests
 from learnsgl.trace.reader import Trace
 
 PATIENCE_S = 2.0

@@ -14,7 +14,8 @@ from learnsgl.demo.questions import MIN_LONG_PROMPT_TOKENS
 from learnsgl.errors import TraceError
 from learnsgl.trace import events
 from learnsgl.trace.checks.base import ints
-from learnsgl.trace.life import RequestLife, requests
+from learnsgl.trace.life import RequestLife
+from learnsgl.trace.lives import requests
 from learnsgl.trace.reader import Trace
 
 GOOD_ENDINGS = (FinishReason.STOP, FinishReason.LENGTH)

@@ -13,12 +13,13 @@ from collections.abc import Iterator
 from enum import Enum
 from typing import Any, NamedTuple
 
-from learnsgl.export.lives import LifeStream, RequestRecord
+from learnsgl.export.lives import LifeStream
 from learnsgl.export.messages import Message, MessagePairs
 from learnsgl.export.recording import Facts
 from learnsgl.trace import events
 from learnsgl.trace.checks.base import ints
 from learnsgl.trace.life import RequestLife, Stage
+from learnsgl.trace.lives import RequestRecord
 from learnsgl.trace.reader import Entry, Trace
 
 Attribute = str | int | float | bool | list[str]
@@ -205,7 +206,7 @@ class SpanStream:
     # ------------------------------------------------------------ requests
 
     def _request_spans(self, record: RequestRecord) -> Iterator[Span]:
-        uid, lives = record.uid, record.sorted_lives
+        uid, lives = record.uid, record.sorted_lives()
         self._arrived.pop(uid, None)
         known = [ns for life in lives for ns in (*life.moments, life.answered_ns, life.released_ns) if ns is not None]
         if known:

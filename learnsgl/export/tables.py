@@ -12,12 +12,13 @@ import msgspec
 
 from learnsgl.config import TraceLevel
 from learnsgl.export.counters import SchedulerCounters
-from learnsgl.export.lives import LifeStream, RequestRecord
+from learnsgl.export.lives import LifeStream
 from learnsgl.export.messages import Message, MessagePairs
 from learnsgl.export.recording import fields_of
 from learnsgl.export.steps import Span, StepRecord, StepStream
 from learnsgl.trace import events
 from learnsgl.trace.checks.base import ints
+from learnsgl.trace.lives import RequestRecord
 from learnsgl.trace.reader import Entry, Trace
 
 
@@ -229,7 +230,7 @@ def _run_rows(process: str, event: events.SchedStep) -> Iterator[Row]:
 
 
 def _request_rows(record: RequestRecord) -> Iterator[NamedRow]:
-    for life in record.sorted_lives:
+    for life in record.sorted_lives():
         row = (
             record.uid, life.key.choice, record.route, record.body_bytes, life.streamed, life.reason, life.status,
             record.codes.get(life.key.choice), life.prompt_tokens, life.cached_tokens, life.generated_tokens,

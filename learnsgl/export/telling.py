@@ -12,7 +12,7 @@ from typing import Any
 from learnsgl.config import TraceLevel
 from learnsgl.export.counters import COUNTERS, CounterKind, SchedulerCounters
 from learnsgl.export.layout import Lanes, Layout, args_of, listed
-from learnsgl.export.lives import LifeStream, RequestRecord
+from learnsgl.export.lives import LifeStream
 from learnsgl.export.messages import Message, MessagePairs
 from learnsgl.export.recording import Progress, read_through
 from learnsgl.export.steps import StepStream
@@ -20,6 +20,7 @@ from learnsgl.export.tracks import Args, Instant, Item, Sample, Slice, Track, Tr
 from learnsgl.trace import events
 from learnsgl.trace.events import Event
 from learnsgl.trace.life import RequestLife
+from learnsgl.trace.lives import RequestRecord
 from learnsgl.trace.reader import Entry, Trace, kind_of
 
 MESSAGE_NS = 1000
@@ -203,7 +204,7 @@ class _Teller:
     # ------------------------------------------------------------ requests
 
     def _tell_request(self, record: RequestRecord) -> None:
-        for life in record.sorted_lives:
+        for life in record.sorted_lives():
             moments = [ns for ns in (*life.moments, life.answered_ns, life.released_ns) if ns is not None]
             if not moments:
                 continue

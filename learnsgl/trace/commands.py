@@ -18,7 +18,7 @@ from learnsgl.config import TraceLevel, wants_no_color
 from learnsgl.errors import FolderError, OptionError
 from learnsgl.terminal import utf8_output
 from learnsgl.trace.events import KINDS
-from learnsgl.trace.life import requests
+from learnsgl.trace.lives import requests
 from learnsgl.trace.pack import pack, unpack
 from learnsgl.trace.reader import Trace
 from learnsgl.trace.show import describe, follow, process_rows, request_rows, run_rows, table, to_json

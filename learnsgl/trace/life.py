@@ -1,7 +1,7 @@
 """A request's life in eight stages, with its TTFT and TPOT, read back from a trace.
 
-The demo, `learnsgl trace info` and the notebooks call `requests`. Every moment is that of a recorded event, so what is
-printed is what happened.
+`lives.py` reads them from a trace, for the demo, `learnsgl trace info`, the exports and the notebooks. Every moment is
+that of a recorded event, so what is printed is what happened.
 
 | stage | from | to |
 | --- | --- | --- |
@@ -21,15 +21,10 @@ one of its two events: at level `steps`, or where the request was refused, abort
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from learnsgl.core import ReqKey
-from learnsgl.trace import events
-from learnsgl.trace.checks.base import Handler, ints, keys_of
-from learnsgl.trace.events import Event
-from learnsgl.trace.reader import Entry, Trace
 
 STAGES = ("received", "tokenized", "queued", "prefilled", "decoded", "detokenized", "replied", "ended")
 
@@ -128,122 +123,3 @@ class RequestLife:
         """The first chunk that can hold text: a stream may open with a chunk that only names the role."""
         text_ns = self.first_text_ns or 0
         return next((ns for ns in self.chunks_ns if ns >= text_ns), None)
-
-
-def requests(trace: Trace) -> list[RequestLife]:
-    """The life of every request in a trace, in the order in which they came."""
-    reader = _LifeReader(trace)
-    handlers = reader.handlers()
-    for entry in trace.events():
-        handler = handlers.get(type(entry.event))
-        if handler is not None:
-            handler(entry, entry.event)
-    return reader.lives()
-
-
-class _LifeReader:
-    def __init__(self, trace: Trace) -> None:
-        schedulers = [name for name in trace.processes if trace.process(name).does("scheduler")]
-        self._scheduler = schedulers[0] if schedulers else None  # with several ranks, the first speaks for all
-        self._lives: dict[ReqKey, RequestLife] = {}
-        self._arrivals: dict[int, RequestLife] = {}
-        """What is known of a request before its choices are: one for all of them."""
-
-    def handlers(self) -> dict[type[Event], Handler]:
-        return {
-            events.HttpReceived: self._on_received,
-            events.MsgSent: self._on_sent,
-            events.ReqQueued: self._on_queued,
-            events.SchedAdmitted: self._on_admitted,
-            events.SchedCommitted: self._on_committed,
-            events.ReqFinished: self._on_finished,
-            events.ReqReleased: self._on_released,
-            events.DetokDecoded: self._on_decoded,
-            events.HttpStreamed: self._on_streamed,
-            events.HttpAnswered: self._on_answered,
-            events.ReqEnded: self._on_ended,
-        }
-
-    def lives(self) -> list[RequestLife]:
-        keys: dict[int, list[ReqKey]] = {}
-        for key in self._lives:
-            keys.setdefault(key.uid, []).append(key)
-        for uid, arrival in self._arrivals.items():
-            for key in keys.get(uid, [ReqKey(uid)]):
-                life = self._life(key)
-                life.received_ns, life.streamed = arrival.received_ns, arrival.streamed
-                life.tokenize_sent_ns, life.answered_ns = arrival.tokenize_sent_ns, arrival.answered_ns
-        return sorted(self._lives.values(), key=_arrival)
-
-    def _life(self, key: ReqKey) -> RequestLife:
-        return self._lives.setdefault(key, RequestLife(key))
-
-    def _arrival(self, uid: int) -> RequestLife:
-        return self._arrivals.setdefault(uid, RequestLife(ReqKey(uid)))
-
-    def _each(self, entry: Entry, event: Any) -> Iterator[tuple[int, RequestLife]]:
-        for place, key in enumerate(keys_of(entry, event.uids, event.choices)):
-            yield place, self._life(key)
-
-    def _on_received(self, entry: Entry, event: events.HttpReceived) -> None:
-        arrival = self._arrival(event.uid)
-        arrival.received_ns, arrival.streamed = event.ns, event.stream
-
-    def _on_sent(self, entry: Entry, event: events.MsgSent) -> None:
-        if "TokenizeMsg" in event.kinds:
-            for uid in ints(event.uids, "i8").tolist():
-                arrival = self._arrival(uid)
-                arrival.tokenize_sent_ns = arrival.tokenize_sent_ns or event.ns
-
-    def _on_queued(self, entry: Entry, event: events.ReqQueued) -> None:
-        if entry.process == self._scheduler:
-            life = self._life(ReqKey(event.uid, event.choice))
-            life.queued_ns, life.prompt_tokens = event.ns, event.prompt_len
-
-    def _on_admitted(self, entry: Entry, event: events.SchedAdmitted) -> None:
-        if entry.process == self._scheduler:
-            cached_lens = ints(event.cached_lens, "i4").tolist()
-            for place, life in self._each(entry, event):
-                life.admitted_ns, life.cached_tokens = event.ns, cached_lens[place]
-
-    def _on_committed(self, entry: Entry, event: events.SchedCommitted) -> None:
-        if entry.process == self._scheduler:
-            for place, life in self._each(entry, event):
-                if event.kept[place]:
-                    life.committed_ns.append(event.ns)
-
-    def _on_finished(self, entry: Entry, event: events.ReqFinished) -> None:
-        if entry.process == self._scheduler:
-            num_tokens = ints(event.num_tokens, "i4").tolist()
-            for place, life in self._each(entry, event):
-                life.generated_tokens = num_tokens[place]
-                life.reason = life.reason or event.reasons[place]
-
-    def _on_released(self, entry: Entry, event: events.ReqReleased) -> None:
-        if entry.process == self._scheduler:
-            for _, life in self._each(entry, event):
-                life.released_ns = event.ns
-
-    def _on_decoded(self, entry: Entry, event: events.DetokDecoded) -> None:
-        for _, life in self._each(entry, event):
-            life.first_text_ns = life.first_text_ns or event.ns
-            life.last_text_ns = event.ns
-
-    def _on_streamed(self, entry: Entry, event: events.HttpStreamed) -> None:
-        sent_ns = ints(event.sent_ns, "i8").tolist()
-        for place, life in self._each(entry, event):
-            life.chunks_ns.append(sent_ns[place])
-
-    def _on_answered(self, entry: Entry, event: events.HttpAnswered) -> None:
-        self._arrival(event.uid).answered_ns = event.ns
-
-    def _on_ended(self, entry: Entry, event: events.ReqEnded) -> None:
-        life = self._life(ReqKey(event.uid, event.choice))
-        life.reason, life.status, life.ended_ns = event.reason, event.status, event.ns
-        life.prompt_tokens, life.cached_tokens = event.prompt_tokens, event.cached_tokens
-        life.generated_tokens = event.completion_tokens
-
-
-def _arrival(life: RequestLife) -> tuple[int, ReqKey]:
-    known = [ns for ns in (life.received_ns, life.tokenize_sent_ns, life.queued_ns, life.ended_ns) if ns is not None]
-    return min(known, default=0), life.key

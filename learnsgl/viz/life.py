@@ -9,7 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from learnsgl.errors import TraceError
-from learnsgl.trace.life import STAGES, RequestLife, Stage, requests
+from learnsgl.trace.life import STAGES, RequestLife, Stage
+from learnsgl.trace.lives import requests
 from learnsgl.viz.recording import Recording, missing_notes, trace_of
 from learnsgl.viz.sheet import finish, new_figure, subtitle
 from learnsgl.viz.theme import LIGHT, Theme

@@ -14,7 +14,7 @@ import pexpect
 import pytest
 
 from learnsgl import cli
-from learnsgl.trace.life import requests
+from learnsgl.trace.lives import requests
 from learnsgl.trace.reader import Trace
 from learnsgl.trace.verify import verify
 from tests.server.running import MODEL, REPOSITORY, RunningServer

@@ -15,7 +15,7 @@ from opentelemetry.proto.trace.v1 import trace_pb2
 
 from learnsgl.export import export_trace
 from learnsgl.trace import events as ev
-from learnsgl.trace.life import requests
+from learnsgl.trace.lives import requests
 from learnsgl.trace.manifest import read_manifest
 from learnsgl.trace.reader import Trace
 from tests.export.recordings import ANSWER, PROMPT, SORTS

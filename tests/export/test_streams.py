@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 
 from learnsgl.export.counters import FREE_PAGES, SchedulerCounters
-from learnsgl.export.lives import LifeStream, RequestRecord, _Numbers
+from learnsgl.export.lives import LifeStream, _Numbers
 from learnsgl.export.messages import MessagePairs
 from learnsgl.export.pages import CachePages
 from learnsgl.export.steps import MAX_OPEN, StepStream
 from learnsgl.trace import events as ev
 from learnsgl.trace.fold import Fold
-from learnsgl.trace.life import RequestLife, requests
+from learnsgl.trace.life import RequestLife
+from learnsgl.trace.lives import RequestRecord, requests
 from learnsgl.trace.reader import Entry, Trace
 from tests.export.recordings import late, scheduled
 from tests.trace.story import UID, C, U, i4, i8, tell, write
@@ -38,7 +39,7 @@ def by_key(lives: list[RequestLife]) -> dict[object, tuple[object, ...]]:
 
 def test_lives_are_those_of_the_whole_trace(trace: Trace) -> None:
     over, rest = streamed(trace)
-    lives = [life for record in over + rest for life in record.sorted_lives]
+    lives = [life for record in over + rest for life in record.sorted_lives()]
     assert len(lives) == len(requests(trace))
     assert by_key(lives) == by_key(requests(trace))
 
@@ -183,5 +184,5 @@ def test_a_long_trace_keeps_little(tmp_path: Path) -> None:
     lives, most = LifeStream(trace), 0
     for entry in trace.events():
         lives.take(entry)
-        most = max(most, len(lives._open))
+        most = max(most, len(lives._reader.records))
     assert most < 40

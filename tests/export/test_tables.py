@@ -14,7 +14,7 @@ from learnsgl.errors import FolderError
 from learnsgl.export import export_trace
 from learnsgl.export.tables import TABLES
 from learnsgl.trace import events as ev
-from learnsgl.trace.life import requests
+from learnsgl.trace.lives import requests
 from learnsgl.trace.manifest import read_manifest
 from learnsgl.trace.reader import Trace
 from learnsgl.trace.show import to_json

@@ -16,7 +16,8 @@ from learnsgl.export.counters import COUNTERS
 from learnsgl.export.perfetto import _Interned
 from learnsgl.trace import events as ev
 from learnsgl.trace.checks.base import ints
-from learnsgl.trace.life import STAGES, requests
+from learnsgl.trace.life import STAGES
+from learnsgl.trace.lives import requests
 from learnsgl.trace.manifest import read_manifest
 from learnsgl.trace.reader import Trace
 from tests.export.recordings import ANSWER, PROMPT, SORTS

@@ -4,7 +4,7 @@ import pytest
 
 from learnsgl.lessons.checks import Outcome
 from learnsgl.lessons.first_run import check_time_to_first_token
-from learnsgl.trace.life import requests
+from learnsgl.trace.lives import requests
 
 
 def moments(events):

@@ -3,7 +3,8 @@
 import pytest
 
 from learnsgl.errors import TraceError
-from learnsgl.trace.life import STAGES, requests
+from learnsgl.trace.life import STAGES
+from learnsgl.trace.lives import requests
 from learnsgl.viz.life import PROCESSES, life
 from learnsgl.viz.theme import DARK
 

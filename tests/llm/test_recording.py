@@ -12,7 +12,7 @@ import pytest
 from learnsgl.core import SamplingParams
 from learnsgl.errors import EngineError
 from learnsgl.llm import LLM
-from learnsgl.trace.life import requests
+from learnsgl.trace.lives import requests
 from learnsgl.trace.reader import Trace
 from learnsgl.trace.verify import verify
 from tests.llm.conftest import Maker

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 
 from learnsgl.replay import Replay
-from learnsgl.trace import events, life
+from learnsgl.trace import events, life, lives
 from learnsgl.trace.reader import Trace
 from tests.load.clients import Answer, Client
 from tests.server.conftest import Starter, check_trace
@@ -60,7 +60,7 @@ def stages_left(trace: Trace) -> Counter[str]:
     left = {entry.event.uid: entry.event.ns for entry in trace.events("api")
             if isinstance(entry.event, events.HttpDisconnected)}  # fmt: skip
     found: Counter[str] = Counter()
-    for one in life.requests(trace):
+    for one in lives.requests(trace):
         if one.key.uid not in left:
             continue
         ns, moments = left[one.key.uid], one.moments

@@ -20,7 +20,7 @@ from learnsgl.replay.ledger_command import bar, print_ledger
 from learnsgl.replay.ledger_spans import Busy, Part, fit
 from learnsgl.replay.why import Reasons
 from learnsgl.trace import events as ev
-from learnsgl.trace.life import requests
+from learnsgl.trace.lives import requests
 from learnsgl.trace.reader import Trace
 from learnsgl.trace.verify import verify
 from tests.replay.ledger_world import MS, US, Ask, World, random_asks

@@ -9,7 +9,8 @@ import pytest
 from learnsgl.config import TraceLevel
 from learnsgl.core import ReqKey
 from learnsgl.trace import events as ev
-from learnsgl.trace.life import STAGES, RequestLife, requests
+from learnsgl.trace.life import STAGES, RequestLife
+from learnsgl.trace.lives import requests
 from learnsgl.trace.reader import Trace
 from tests.trace.story import UID, Story, at_level, i4, i8, tell, write
 

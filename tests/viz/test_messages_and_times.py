@@ -11,7 +11,7 @@ from learnsgl.config import TraceLevel
 from learnsgl.errors import OptionError, TraceError
 from learnsgl.replay.ledger import Measure, ledger
 from learnsgl.trace import events as ev
-from learnsgl.trace.life import requests
+from learnsgl.trace.lives import requests
 from learnsgl.trace.reader import Trace
 from learnsgl.viz.latency import latency_distributions
 from learnsgl.viz.ledger_bars import MAX_BARS, ledger_bars

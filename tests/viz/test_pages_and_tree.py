@@ -10,7 +10,7 @@ import pytest
 from learnsgl.errors import TraceError
 from learnsgl.trace import events as ev
 from learnsgl.trace.fold import Fold
-from learnsgl.trace.life import requests
+from learnsgl.trace.lives import requests
 from learnsgl.trace.reader import Trace
 from learnsgl.trace.state import SchedulerState
 from learnsgl.viz.owners import Owner, colours_of, key_of, num_held, owners_of

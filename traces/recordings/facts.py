@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from learnsgl.trace import events
-from learnsgl.trace.life import RequestLife, requests
+from learnsgl.trace.life import RequestLife
+from learnsgl.trace.lives import requests
 from learnsgl.trace.reader import Entry, Trace
 from learnsgl.trace.verify import verify
 from recordings.steps import Steps

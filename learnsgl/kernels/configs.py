@@ -172,7 +172,8 @@ def product_tiles(num_features: int, num_sms: int, *, is_gated: bool) -> Product
     A walk over weights of a few MiB is over before a second round of programs has begun, so there should be a program
     for each multiprocessor, as long as the matrix units allow it: they take 8 features at least. In each program two or
     three tiles of 8 KiB of weights are on their way while one is used; where a tile has few features, it has so many
-    inputs that those of x take most of the shared memory.
+    inputs that those of x take most of the shared memory. Each of four warps takes a quarter of a tile's inputs, at
+    least 32 of them: 64 bytes in a row, what memory reads at once.
 
     Args:
         num_features: of the result.
@@ -183,4 +184,5 @@ def product_tiles(num_features: int, num_sms: int, *, is_gated: bool) -> Product
     if block_n is None:
         block_n = 16 if num_features >= 16 * num_sms else 8
     elements = 4096 // (2 if is_gated else 1)
-    return ProductTiles(block_n, min(512, elements // block_n), num_warps=4, num_stages=4 if block_n == 8 else 5)
+    block_k = min(512, max(128, elements // block_n))
+    return ProductTiles(block_n, block_k, num_warps=4, num_stages=4 if block_n == 8 else 5)

@@ -74,6 +74,7 @@ def finish_on_gpu(
         OptionError: graphs were asked for, and the attention backend can't be captured.
     """
     sizes = graph_sizes(parts)
+    torch.cuda.empty_cache()  # loading may have left something
     available_bytes = devices.available_bytes(parts.device)
     with phases.timed("trial"), out_of_memory("the largest step's activations", _SMALLER_STEPS):
         measured = _measure(parts, cuda, sizes)
@@ -84,7 +85,9 @@ def finish_on_gpu(
         runner = parts.make_runner(plan.num_pages, plan.max_model_len)
         buffers = _make_buffers(parts, sizes)
         pages_bytes = plan.num_pages * plan.page_bytes
-        buffer_bytes = torch.cuda.memory_allocated(parts.device) - before_bytes - pages_bytes
+        allocated_bytes = torch.cuda.memory_allocated(parts.device)
+        rounding_bytes = torch.cuda.memory_reserved(parts.device) - allocated_bytes
+        buffer_bytes = allocated_bytes - before_bytes - pages_bytes + rounding_bytes
     trial = _trial(parts, plan.max_model_len)
     with phases.timed("warm_up"), out_of_memory("the warm-up's activations", _SMALLER_STEPS), torch.inference_mode():
         run_trial(runner, trial)

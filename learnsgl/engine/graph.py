@@ -78,6 +78,8 @@ class CudaGraphRecorder:
     def used_bytes(self) -> int:
         """See `GraphRecorder.used_bytes`."""
         torch.cuda.synchronize(self._device)
+        # A capture begins by giving back what PyTorch's allocator keeps for later; that is nothing a graph gave back.
+        torch.cuda.empty_cache()
         free, total = torch.cuda.mem_get_info(self._device)
         return total - free
 

@@ -122,7 +122,7 @@ def plan_memory(
                 f"{room // page_bytes}, or leave the option out"
             )
     else:
-        num_pages = int(min(available_bytes * ratio, room)) // page_bytes
+        num_pages = int(min(max(0, available_bytes) * ratio, room)) // page_bytes
         num_pages = min(num_pages, scheduler.max_running_requests * -(-wanted_len // page_size))
     least = min(wanted_len, LEAST_TOKENS)
     if num_pages * page_size < least:

@@ -169,9 +169,17 @@ class EngineConfig:
 class SchedulerConfig:
     """Which requests run, and in what order."""
 
-    max_running_requests: int = option(64, "requests that hold a table row at once", minimum=1, maximum=65536)
-    max_prefill_length: int = option(
-        512, "most tokens of one step; longer prompts are cut into chunks", minimum=1, maximum=1 << 20
+    max_running_requests: int | None = option(
+        None,
+        "requests that hold a table row at once; by default 64 on a CPU and 256 on a GPU",
+        minimum=1,
+        maximum=65536,
+    )
+    max_prefill_length: int | None = option(
+        None,
+        "most prompt tokens of one step; longer prompts are cut into chunks. By default 512 on a CPU and 2048 on a GPU",
+        minimum=1,
+        maximum=1 << 20,
     )
     policy: str = option(
         "prefill-first",

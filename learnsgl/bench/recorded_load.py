@@ -80,7 +80,7 @@ class RecordedLoad:
         max_model_len = shape.prompt_len + shape.output_len + shape.page_size
         executor = NullExecutor(shape.num_pages, shape.page_size, max_model_len)
         scheduling = SchedulerConfig(max_running_requests=shape.num_running, policy="mixed")
-        record_engine(self._recorders["scheduler-0"], executor.info, scheduling)
+        record_engine(self._recorders["scheduler-0"], executor.info.under(scheduling))
         self._scheduler = Scheduler(scheduling, executor, self._recorders["scheduler-0"], run_key=b"bench")
         self._closing.callback(self._scheduler.close)
 

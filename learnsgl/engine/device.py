@@ -8,13 +8,13 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
 import torch
 
-from learnsgl.config import EngineConfig
+from learnsgl.config import EngineConfig, SchedulerConfig
 from learnsgl.errors import OptionError, StartupError
 from learnsgl.models.int8 import Int8Quantizer
 from learnsgl.models.layers import LinearLayer
@@ -34,12 +34,39 @@ class Conversion:
     convert: Callable[[LinearLayer], LinearLayer]
 
 
+@dataclass(frozen=True, slots=True)
+class StepSize:
+    """How much a step holds where the options don't say.
+
+    Attributes:
+        num_rows: requests that run at once.
+        num_prompt_tokens: most prompt tokens.
+    """
+
+    num_rows: int
+    num_prompt_tokens: int
+
+
+ON_CPU = StepSize(64, 512)
+"""A core computes a longer step no faster by the token, and all others wait for it."""
+ON_GPU = StepSize(256, 2048)
+"""Enough tokens to be bound by arithmetic, and enough rows to share the reading of the weights among."""
 BFLOAT16_CAPABILITY = (8, 0)
 """The first GPUs that compute in bfloat16, Ampere's."""
 
 _log = logging.getLogger(__name__)
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _CGROUP = Path("/sys/fs/cgroup")  # version 2, where a container's limits stand; nothing depends on its being there
+
+
+def choose_step_size(config: SchedulerConfig, device: torch.device) -> SchedulerConfig:
+    """The options, with how much a step holds filled in where they leave it open."""
+    size = ON_GPU if device.type == "cuda" else ON_CPU
+    return replace(
+        config,
+        max_running_requests=config.max_running_requests or size.num_rows,
+        max_prefill_length=config.max_prefill_length or size.num_prompt_tokens,
+    )
 
 
 def choose_device(config: EngineConfig) -> torch.device:

@@ -58,6 +58,7 @@ def _load(
     cuda: CudaDevice | None,
     tell: Callable[[str], None],
 ) -> Loaded:
+    scheduler = devices.choose_step_size(scheduler, device)
     dtype = devices.choose_dtype(engine, device)
     num_threads = devices.choose_num_threads(engine)
     torch.set_num_threads(num_threads)
@@ -113,6 +114,8 @@ def _load(
         memory=memory,
         phases=phases.done,
         graphs=graphs,
+        max_running_requests=scheduler.max_running_requests,
+        max_prefill_length=scheduler.max_prefill_length,
     )
     return Loaded(runner, info, device, cuda)
 

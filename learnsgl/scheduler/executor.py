@@ -7,9 +7,10 @@ them apart. Everything on the device (weights, KV pool, page table, token pool) 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+from learnsgl.config import SchedulerConfig
 from learnsgl.core import Float32Array, Int32Array, ReqKey, SamplingParams
 
 ENGINE_FACTORY = "learnsgl.engine.engine:create_engine"
@@ -73,6 +74,18 @@ class ExecutorInfo:
     """Start-up phases (name, start_ns, end_ns) on `time.monotonic_ns`."""
     graphs: tuple[CapturedGraph, ...] = ()
     """CUDA graphs, in the order of their capture."""
+    max_running_requests: int = 64
+    """Table rows: most requests that run at once."""
+    max_prefill_length: int = 512
+    """Most prompt tokens of one step."""
+
+    def under(self, config: SchedulerConfig) -> ExecutorInfo:
+        """The same with what the options ask for; what they leave open is the executor's to choose, by its device."""
+        return replace(
+            self,
+            max_running_requests=config.max_running_requests or self.max_running_requests,
+            max_prefill_length=config.max_prefill_length or self.max_prefill_length,
+        )
 
 
 @dataclass(frozen=True, slots=True)

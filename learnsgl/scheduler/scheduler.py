@@ -74,8 +74,9 @@ class Scheduler:
 
         `grammars` compiles the grammars of requests; without it those are refused.
         """
-        info = executor.info
+        info = executor.info.under(config)
         self._config = config
+        self._max_prefill_length = info.max_prefill_length
         self._executor = executor
         self._clock = clock
         self._grammars = grammars
@@ -83,7 +84,7 @@ class Scheduler:
         self._policy = make_policy(config)
         self._is_eos: BoolArray = np.isin(np.arange(info.vocab_size), info.eos_ids)
         allocator = PageAllocator(info.num_pages)
-        table = ReqTable(config.max_running_requests, info.max_model_len, info.page_size)
+        table = ReqTable(info.max_running_requests, info.max_model_len, info.page_size)
         self.running = RunningReqs(table, allocator, self._make_cache(info.page_size, allocator), self.journal)
         self.prefill = PrefillManager(self.running, self.journal, config.prefix_wait_tokens)
         self.step_number = 0
@@ -262,7 +263,7 @@ class Scheduler:
         start_ns = self._clock()
         number = self.step_number + 1
         decodable = decodable_rows(self.running.table)
-        division = self._policy.divide(self._config.max_prefill_length, len(decodable), self._num_waited)
+        division = self._policy.divide(self._max_prefill_length, len(decodable), self._num_waited)
         prompts, admitted = self.prefill.schedule(number, division.prefill_tokens)
         must_wait = bool(prompts) and not division.decode_beside_prefill
         self._num_waited = self._num_waited + 1 if must_wait and len(decodable) else 0

@@ -33,21 +33,22 @@ def run_scheduler(worker: Worker) -> None:
     factory: ExecutorFactory = load_named(setup.executor_factory)
     record_phase(recorder, "import_engine", start_ns)
     executor = factory(setup.model_folder, setup.model_name, setup.config.engine, setup.config.scheduler)
-    grammars = grammars_of_model(setup.model_folder, executor.info)
+    info = executor.info.under(setup.config.scheduler)
+    grammars = grammars_of_model(setup.model_folder, info)
     desk = GrammarDesk(grammars)
     try:
-        record_engine(recorder, executor.info, setup.config.scheduler)
+        record_engine(recorder, info)
         scheduler = Scheduler(setup.config.scheduler, executor, recorder, run_key=setup.run_key, grammars=grammars)
 
         def after_trace_change() -> None:
-            record_engine(recorder, executor.info, setup.config.scheduler)
+            record_engine(recorder, info)
             scheduler.after_trace_change()
 
         worker.after_trace_change = after_trace_change
-        if executor.info.device.startswith("cuda"):
+        if info.device.startswith("cuda"):
             load_grammars(recorder, grammars)
         io = SchedulerIO(worker.mailbox(SCHEDULER_CHANNEL), worker.sender(DETOKENIZER_CHANNEL), desk)
-        worker.ready(executor.info)
+        worker.ready(info)
         run_loop(scheduler, io)
     finally:
         desk.close()
@@ -95,7 +96,7 @@ def _turn(scheduler: Scheduler, io: SchedulerIO, messages: list[SchedulerMessage
         io.progressed()  # a loop that comes round without this, again and again, is stuck too
 
 
-def record_engine(recorder: Recorder, info: ExecutorInfo, config: SchedulerConfig) -> None:
+def record_engine(recorder: Recorder, info: ExecutorInfo) -> None:
     """Record what an executor offers, once it is ready."""
     if not recorder.steps:
         return
@@ -117,7 +118,7 @@ def record_engine(recorder: Recorder, info: ExecutorInfo, config: SchedulerConfi
             info.num_pages,
             info.page_size,
             info.max_model_len,
-            config.max_running_requests,
+            info.max_running_requests,
             info.memory,
         )
     )

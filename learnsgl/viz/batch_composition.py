@@ -127,6 +127,7 @@ def read_batch_composition(trace: Trace, *, steps: tuple[int, int] | None = None
         )  # fmt: skip
     fullest = max(chosen, key=lambda step: len(step.runs))
     budget = ((trace.manifest.get("config") or {}).get("scheduler") or {}).get("max_prefill_length")
+    budget = budget or (trace.manifest.get("engine") or {}).get("max_prefill_length")
     return BatchComposition(
         tuple(columns), stride, len(chosen), int(budget) if budget else None, (fullest.number, len(fullest.runs)),
         tuple(_notes(history, len(chosen), stride, columns) + missing_notes(trace)),

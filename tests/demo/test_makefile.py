@@ -42,7 +42,7 @@ class Checkout:
     def make(self, *words: str) -> subprocess.CompletedProcess[str]:
         """Run make; `calls` holds what Python was asked to do in it."""
         (self.top / "calls").write_text("")
-        env = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+        env = {name: value for name, value in os.environ.items() if not name.startswith("MAKE") and name != "ARGS"}
         return subprocess.run(
             ["make", f"PYTHON={self.python}", *words], cwd=self.folder, capture_output=True, text=True, env=env,
             stdin=subprocess.DEVNULL, check=False,

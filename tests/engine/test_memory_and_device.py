@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,25 @@ WORKSPACE = workspace_bytes(MODEL, SCHEDULER, dtype=torch.float32)
 
 def plan(available_bytes: int, **changes: Any) -> MemoryPlan:
     return plan_memory(MODEL, EngineConfig(**changes), SCHEDULER, dtype=torch.float32, available_bytes=available_bytes)
+
+
+@pytest.mark.parametrize(("device", "rows", "prompt_tokens"), [("cpu", 64, 512), ("cuda:0", 256, 2048)])
+def test_a_step_holds_what_suits_the_device_or_what_the_options_say(device: str, rows: int, prompt_tokens: int) -> None:
+    def size(**options: int) -> tuple[int | None, int | None]:
+        chosen = devices.choose_step_size(SchedulerConfig(**options), torch.device(device))
+        return chosen.max_running_requests, chosen.max_prefill_length
+
+    assert size() == (rows, prompt_tokens)
+    assert size(max_running_requests=3) == (3, prompt_tokens)
+    assert size(max_prefill_length=9) == (rows, 9)
+
+
+def test_the_engine_tells_how_much_a_step_holds(small_model: MakeModel) -> None:
+    engine = create_engine(
+        small_model("gqa")[0], "small", EngineConfig(device="cpu"), SchedulerConfig(max_running_requests=3)
+    )
+    with contextlib.closing(engine):
+        assert (engine.info.max_running_requests, engine.info.max_prefill_length) == (3, 512)
 
 
 def test_pages_take_their_share_of_what_is_free() -> None:

@@ -10,12 +10,14 @@ from typing import Any
 
 from learnsgl.bench.peers.base import PeerFacts, PeerSpec, PeerUnavailableError, Wave
 from learnsgl.bench.workload import Request
-from learnsgl.config import EngineConfig, SchedulerConfig
+from learnsgl.config import EngineConfig
 from learnsgl.core import SamplingParams
 from learnsgl.llm import LLM
 from learnsgl.offline.completion import Progress
 
 MIN_PAGES = 1024
+FEWEST_ROWS = 64
+"""Table rows that the engine has at least, where it isn't told how many."""
 
 
 def has_quantization() -> bool:
@@ -29,7 +31,9 @@ def _room(spec: PeerSpec) -> dict[str, Any]:
     The KV cache of an engine that isn't alone, or on a CPU, holds two waves. Alone on a GPU it takes its share of the
     memory, as the server's does.
     """
-    room: dict[str, Any] = {"max_running_requests": max(SchedulerConfig.max_running_requests, spec.max_batch)}
+    room: dict[str, Any] = {}
+    if spec.max_batch > FEWEST_ROWS:
+        room["max_running_requests"] = spec.max_batch
     importlib.import_module("learnsgl.engine")  # before torch, since it says how torch's idle threads wait
     if not (spec.alone and spec.is_on_gpu()):
         room["num_pages"] = max(MIN_PAGES, 2 * spec.max_batch * spec.max_len)

@@ -8,6 +8,7 @@ the next one. Nothing but the standard library is imported.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import shutil
@@ -24,6 +25,10 @@ from gpu_bundle import MINI_SGLANG, ROOT, installed_here, missing, read_requirem
 from gpu_plan import MINUTES, Part, plan
 from gpu_results import CACHE, pack_results, unpack_results
 
+WORKERS = 8
+"""Processes that share the tests; a machine with a GPU has more cores than that."""
+GRACE_S = 8.0
+"""What a part that is told to end has for it: pytest then says which tests failed until then."""
 FINAL = ("passed", "failed", "timed out")
 """Results of parts that a later call doesn't run again by itself."""
 
@@ -113,7 +118,10 @@ def exit_code(outcomes: Sequence[Outcome], parts: Sequence[Part]) -> int:
 
 
 def _run_process(part: Part, log: Path, limit_s: float) -> tuple[str, str]:
-    """Run a part in a process group of its own, which is ended as a whole when its time is over."""
+    """Run a part in a process group of its own, of which nothing is left when its time is over, or when it has ended.
+
+    What it left running would keep memory of the GPU from the parts that follow.
+    """
     log.parent.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     with log.open("wb") as output:
@@ -122,11 +130,16 @@ def _run_process(part: Part, log: Path, limit_s: float) -> tuple[str, str]:
             start_new_session=True,
         )  # fmt: skip
         try:
-            code = process.wait(limit_s)
+            code = process.wait(max(limit_s - GRACE_S, limit_s / 2))
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            process.send_signal(signal.SIGINT)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(min(GRACE_S, limit_s / 2))
             return "timed out", f"after {limit_s:.0f} s; {log.name} has what it said"
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
     if code == 0:
         return "passed", ""
     lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
@@ -270,7 +283,7 @@ def main() -> int:
         return found
     has_model, variables = found
     os.environ.update(variables)
-    parts = plan(out, _benches())
+    parts = plan(out, _benches(), workers=WORKERS if _has_package("xdist") else 0)
     chosen = [one for one in parts if not args.only or one.name.startswith(tuple(args.only))]
     again = {one.name for one in chosen} if args.only else set()
     before = [one for one in read_summary(out) if one.name not in again]

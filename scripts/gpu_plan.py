@@ -40,33 +40,48 @@ class Part:
     needs_package: str = ""
 
 
-def plan(out: Path, benches: Sequence[str] = BENCHES) -> list[Part]:
+def plan(out: Path, benches: Sequence[str] = BENCHES, *, workers: int = 0) -> list[Part]:
     """The parts, the most telling first.
 
     Args:
         out: folder of the results.
         benches: benchmarks that `learnsgl bench` has.
+        workers: processes of pytest-xdist that share the tests; 0 where it isn't here.
     """
     results = out / "benchmarks"
-    parts = [_tests(out), *_benchmarks(results), *_recordings(out / "recordings")]
+    parts = [*_tests(out, workers), *_benchmarks(results), *_recordings(out / "recordings")]
     parts += [_mini_sglang(results / "mini-sglang"), _flashinfer_tests(out), _flashinfer(results / "flashinfer")]
     return [part for part in parts if part.command[:3] != _BENCH or part.command[3] in benches]
 
 
 _BENCH = ("-m", "learnsgl", "bench")
-# warnings of versions that nobody tried are no failures here
-_PYTEST = ("-m", "pytest", "-m", "gpu", "-W", "default", "-rfEs", "--tb=short", "-p", "no:cacheprovider")
+# Warnings of versions that nobody tried are no failures here. Names and stacks are printed as the tests run, so that a
+# test which hangs is known by the last lines of the log.
+_PYTEST = (
+    "-m", "pytest", "-m", "gpu", "-W", "default", "-vv", "-rfEs", "--tb=short", "-p", "no:cacheprovider",
+    "-p", "tests.gpu.lost_context", "-o", "faulthandler_timeout=45",
+)  # fmt: skip
 
 
-def _tests(out: Path) -> Part:
-    """First, since it fills the cache of compiled kernels for the others, and says what their figures are worth."""
-    words = ("--timeout=120", f"--junitxml={out / 'tests.xml'}", "--ignore=tests/gpu/test_flashinfer.py")
-    return Part("tests", (*_PYTEST, *words, "tests/gpu", "tests/kernels"), 240)
+def _tests(out: Path, workers: int) -> list[Part]:
+    """First, since they say what the figures are worth.
+
+    Kernels come before what is built of them, and each group has processes of its own: a fault in a kernel is the end
+    of its process. Most of their time goes into compiling, which workers do side by side; what looks at the clock or
+    at the device's memory runs alone.
+    """
+    shared = ("-n", str(workers)) if workers else ()
+    return [
+        _test_group(out, "tests-kernels", (*shared, "tests/kernels"), 70),
+        _test_group(out, "tests-engine", (*shared, "tests/gpu/test_engine.py"), 80),
+        _test_group(out, "tests-streams", ("tests/gpu/test_hazards.py",), 75),
+        _test_group(out, "tests-memory", ("tests/gpu/test_memory.py",), 70),
+    ]
 
 
-def _flashinfer_tests(out: Path) -> Part:
-    words = ("--timeout=140", f"--junitxml={out / 'tests-flashinfer.xml'}", "tests/gpu/test_flashinfer.py")
-    return Part("tests-flashinfer", (*_PYTEST, *words), 150, needs_package="flashinfer")
+def _test_group(out: Path, name: str, words: tuple[str, ...], limit_s: float, needs_package: str = "") -> Part:
+    own = (f"--timeout={limit_s - 10:g}", f"--junitxml={out / name}.xml")
+    return Part(name, (*_PYTEST, *own, *words), limit_s, needs_package=needs_package)
 
 
 _QWEN = ("--model", "dummy:qwen3-0.6b", "--dtype", "bfloat16", "--device", "cuda")
@@ -76,6 +91,10 @@ _NANO = (
 )  # fmt: skip
 
 
+def _flashinfer_tests(out: Path) -> Part:
+    return _test_group(out, "tests-flashinfer", ("tests/gpu/test_flashinfer.py",), 150, needs_package="flashinfer")
+
+
 def _benchmarks(results: Path) -> list[Part]:
     others = ("--peers", "transformers-paged", "nano-vllm", "vllm", "sglang", "--limit-s", "130")
     tracing = ("--parts", "model", "--batch", "256", "--input-len", "64", "--output-len", "192", "--pairs", "8")
@@ -83,10 +102,10 @@ def _benchmarks(results: Path) -> list[Part]:
     llama = ("--models", "dummy:llama-3.1-8b", "--no-variants", "--device", "cuda")
     to = ("--out", str(results))
     return [
-        Part("steps", (*_BENCH, "steps", "--models", "dummy:qwen3-0.6b", "--device", "cuda", *to), 150),
-        Part("offline", (*_BENCH, "offline", *_QWEN, *_NANO, *others, *to), 245),
-        Part("steps-llama", (*_BENCH, "steps", *llama, "--out", str(results / "llama")), 75),
-        Part("trace", (*_BENCH, "trace", *_QWEN, *tracing, *to), 70),
+        Part("steps", (*_BENCH, "steps", "--models", "dummy:qwen3-0.6b", "--device", "cuda", *to), 145),
+        Part("offline", (*_BENCH, "offline", *_QWEN, *_NANO, *others, *to), 200),
+        Part("steps-llama", (*_BENCH, "steps", *llama, "--out", str(results / "llama")), 70),
+        Part("trace", (*_BENCH, "trace", *_QWEN, *tracing, *to), 65),
         Part("kernels", (*_BENCH, "kernels", "--sizes", "few", *to), 80),
         Part("online", (*_BENCH, "online", *rates, *to), 60, needs_model=True),
     ]

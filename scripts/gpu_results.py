@@ -14,8 +14,8 @@ from pathlib import Path
 from gpu_bundle import MIB, PIECE, cut, join
 
 PIECE_BYTES = 15 * MIB
-MAX_FILES = 8
-"""Pieces of a cache that would need more are left behind; it only saves time."""
+MAX_FILES = 4
+"""60 MiB in all. Pieces of a cache that would need more are left behind; it only saves time."""
 CACHE = "cache"
 _UNPACKING = "unpacking"
 _LEFT_BEHIND = ("site", "wheels", "bundle", "headers", "packed", "back", _UNPACKING, CACHE)

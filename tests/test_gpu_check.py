@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import json
 import random
 import subprocess
 import sys
+import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import psutil
 import pytest
 
 from learnsgl.bench import command
@@ -206,7 +209,7 @@ def test_the_plan_fits_what_there_is(planning: ModuleType, tmp_path: Path) -> No
     every = planning.plan(tmp_path)
     names = [part.name for part in every]
     assert len(names) == len(set(names))
-    assert names[0] == "tests"
+    assert names[0] == "tests-kernels", "what all else is built of"
     assert {f"record-{name}" for name in planning.RECORDINGS} < set(names)
     fewer = [part.name for part in planning.plan(tmp_path, ["kernels"])]
     assert set(names) - set(fewer) == {
@@ -245,14 +248,23 @@ def test_the_commands_of_the_plan_are_understood(planning: ModuleType, tmp_path:
 
 def test_the_tests_of_the_plan_are_found(planning: ModuleType, tmp_path: Path) -> None:
     parts = [part for part in planning.plan(tmp_path) if part.command[:2] == ("-m", "pytest")]
-    assert [part.name for part in parts] == ["tests", "tests-flashinfer"]
-    for part in parts:
-        # without a GPU, the options are read and the tests are found all the same
-        words = [sys.executable, *part.command, "--collect-only", "-q"]
-        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
-        assert "tests/gpu/test_" in done.stdout
-        assert ("test_flashinfer" in done.stdout) == (part.name == "tests-flashinfer")
+    names = ["tests-kernels", "tests-engine", "tests-streams", "tests-memory", "tests-flashinfer"]
+    assert [part.name for part in parts] == names
+    paths = [path for part in parts for path in part.command if path.startswith("tests/")]
+    every = {path.relative_to(ROOT).as_posix() for path in (ROOT / "tests" / "gpu").glob("test_*.py")}
+    assert set(paths) == every | {"tests/kernels"}
+    # without a GPU, the options are read and the tests are found all the same
+    words = [sys.executable, *parts[0].command, *paths, "--collect-only", "-qq"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert all(path in done.stdout for path in every)
+
+
+def test_workers_share_the_tests_that_look_at_no_clock(planning: ModuleType, tmp_path: Path) -> None:
+    parts = planning.plan(tmp_path, workers=3)
+    assert [part.name for part in parts if "-n" in part.command] == ["tests-kernels", "tests-engine"]
+    assert all(part.command[part.command.index("-n") + 1] == "3" for part in parts[:2])
+    assert [replaced.limit_s for replaced in parts] == [part.limit_s for part in planning.plan(tmp_path)]
 
 
 def test_learnsgl_needs_no_installation(check: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -342,7 +354,7 @@ def test_a_dry_run_says_what_would_be_run(
     monkeypatch.setattr(sys, "argv", ["gpu_check.py", "--out", str(tmp_path), "--dry-run"])
     assert check.main() == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("tests, at most 240 s: -m pytest -m gpu")
+    assert lines[0].startswith("tests-kernels, at most 70 s: -m pytest -m gpu")
     assert len(lines) == len(check.plan(tmp_path))
 
 
@@ -441,3 +453,54 @@ def test_a_part_has_its_own_time_and_log(check: ModuleType, tmp_path: Path) -> N
     assert (result, note) == ("failed", "exit code 1; part.txt ends: broken")
     result, note = check._run_process(check.Part("slow", ("-c", "import time; time.sleep(60)"), 60), log, 0.2)
     assert result == "timed out"
+
+
+def test_a_part_that_is_stopped_says_what_it_knows(check: ModuleType, tmp_path: Path) -> None:
+    """As pytest does, which lists the failures until then."""
+    program = "import time\ntry:\n    time.sleep(60)\nexcept KeyboardInterrupt:\n    print('two tests failed')"
+    log = tmp_path / "part.txt"
+    assert check._run_process(check.Part("slow", ("-c", program), 60), log, 3)[0] == "timed out"
+    assert log.read_text() == "two tests failed\n"
+
+
+def test_a_part_that_hears_nothing_is_ended_all_the_same(
+    check: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(check, "GRACE_S", 0.2)
+    program = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); time.sleep(60)"
+    assert check._run_process(check.Part("deaf", ("-c", program), 60), tmp_path / "part.txt", 1)[0] == "timed out"
+
+
+def test_nothing_of_a_part_goes_on_when_it_has_ended(check: ModuleType, tmp_path: Path) -> None:
+    """A process that it left behind would keep memory of the GPU."""
+    program = (
+        "import subprocess, sys\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
+        "print(child.pid)\nraise SystemExit(3)"
+    )
+    log = tmp_path / "part.txt"
+    assert check._run_process(check.Part("bad", ("-c", program), 60), log, 60)[0] == "failed"
+    deadline_s = time.monotonic() + 10
+    with contextlib.suppress(psutil.NoSuchProcess):
+        child = psutil.Process(int(log.read_text()))
+        while child.status() != psutil.STATUS_ZOMBIE:
+            assert time.monotonic() < deadline_s, "the child goes on"
+            time.sleep(0.01)
+
+
+def test_after_a_lost_context_no_other_test_runs_in_its_process(tmp_path: Path) -> None:
+    """Each would fail, and a hundred failures hide the one that tells something."""
+    (tmp_path / "test_fault.py").write_text(
+        "import pytest, torch\n\n"
+        "def lost():\n    raise RuntimeError('CUDA error: an illegal memory access was encountered')\n\n"
+        "torch.cuda.synchronize = lambda: None\n\n"
+        "def test_plain_failure():\n    assert not 'a plain failure'\n\n"
+        "def test_fault():\n    torch.cuda.synchronize = lost\n    lost()\n\n"
+        "def test_after():\n    pass\n"
+    )
+    words = ["-m", "pytest", "-p", "tests.gpu.lost_context", "-p", "no:cacheprovider", "-c", "/dev/null", str(tmp_path)]
+    done = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert "the CUDA context of this process is lost since" in done.stdout, done.stdout + done.stderr
+    assert "test_fault.py::test_fault: RuntimeError: CUDA error: an illegal memory access" in done.stdout
+    assert "2 failed" in done.stdout
+    assert "passed" not in done.stdout

@@ -32,8 +32,10 @@ def running(folder: Path, dtype: torch.dtype = torch.bfloat16, **changes: Any) -
     scheduler = SchedulerConfig(max_running_requests=8, max_prefill_length=128)
     engine = create_engine(folder, "small", EngineConfig(**settings), scheduler)
     assert isinstance(engine, CudaEngine)
-    yield engine
-    engine.close()
+    try:
+        yield engine
+    finally:
+        engine.close()
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
@@ -99,34 +101,6 @@ def test_neither_submitting_nor_sampling_waits_for_the_device(random_model: Make
     assert [len(of_step) for of_step in tokens] == [5, 5, 5, 4, 3, 1, 1, 2]
 
 
-def test_device_times_lie_between_launch_and_news(random_model: MakeModel) -> None:
-    import time
-
-    with running(random_model("gqa", torch.float32)[0]) as engine:
-        builder = StepBuilder(engine.info)
-        for row in range(3):
-            builder.admit(row, [4] * 60)
-        last_ns, sizes, in_flight = 0, [], []
-        for length in (60, *[1] * 200):
-            before_ns = time.monotonic_ns()
-            ticket = engine.submit(builder.build([(row, length) for row in range(3)]))
-            engine.sample(ticket, None)
-            in_flight.append((ticket, before_ns))
-            if len(in_flight) < 2:
-                continue
-            ticket, before_ns = in_flight.pop(0)
-            result = engine.collect(ticket)
-            assert result.launch_ns is not None
-            assert before_ns <= result.launch_ns <= result.forward_start_ns <= result.forward_end_ns
-            assert result.forward_end_ns <= result.sample_start_ns <= result.sample_end_ns <= time.monotonic_ns()
-            assert last_ns - result.uncertainty_ns <= result.forward_start_ns
-            assert result.uncertainty_ns < 1_000_000
-            last_ns = result.forward_start_ns
-            sizes.append(result.graph_size)
-    assert sizes[0] is None
-    assert set(sizes[1:]) == {4}  # three rows take the graph of four
-
-
 def test_a_seed_gives_the_same_tokens_in_any_company(random_model: MakeModel) -> None:
     folder = random_model("gqa", torch.float32)[0]
     seeded = SamplingParams(temperature=0.8, seed=11, top_p=0.95)
@@ -143,6 +117,7 @@ def test_broken_logits_are_told(random_model: MakeModel) -> None:
         run_step(engine, builder.build([(0, 3)]))
         assert engine._runner is not None
         engine._runner.model.norm.weight.fill_(float("nan"))  # type: ignore[attr-defined]
+        torch.cuda.synchronize()  # it ran on another stream than the engine's
         with pytest.raises(EngineError, match="hold a NaN or allow no token"):
             run_step(engine, builder.build([(0, 1)]))
 

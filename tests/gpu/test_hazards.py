@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -21,6 +22,10 @@ SAMPLING = [
     SamplingParams(min_p=0.1, frequency_penalty=0.5, repetition_penalty=1.2, logit_bias={5: 2.0}, min_tokens=9, seed=3),
     SamplingParams(temperature=0.0, logprobs=3), SamplingParams(temperature=0.7, seed=4, presence_penalty=1.0),
 ]  # fmt: skip
+
+
+KERNEL_BYTES = 32 << 20
+"""What libraries may load while steps run."""
 
 
 def play(engine: CudaEngine, *, overlap: bool, disturb: bool, seed: int = 0) -> list[list[int]]:
@@ -76,6 +81,32 @@ def test_no_delay_and_no_reuse_of_memory_changes_a_token(max_bs: int | None, ran
         torch.manual_seed(seed)
         with running(folder, torch.float32, cuda_graph_max_bs=max_bs) as engine:
             assert play(engine, overlap=True, disturb=True) == expected
+
+
+def test_device_times_lie_between_launch_and_news(random_model: MakeModel) -> None:
+    with running(random_model("gqa", torch.float32)[0]) as engine:
+        builder = StepBuilder(engine.info)
+        for row in range(3):
+            builder.admit(row, [4] * 40)
+        last_ns, sizes, in_flight = 0, [], []
+        for length in (40, *[1] * 200):
+            before_ns = time.monotonic_ns()
+            ticket = engine.submit(builder.build([(row, length) for row in range(3)]))
+            engine.sample(ticket, None)
+            in_flight.append((ticket, before_ns))
+            if len(in_flight) < 2:
+                continue
+            ticket, before_ns = in_flight.pop(0)
+            result = engine.collect(ticket)
+            assert result.launch_ns is not None
+            assert before_ns <= result.launch_ns <= result.forward_start_ns <= result.forward_end_ns
+            assert result.forward_end_ns <= result.sample_start_ns <= result.sample_end_ns <= time.monotonic_ns()
+            assert last_ns - result.uncertainty_ns <= result.forward_start_ns
+            assert result.uncertainty_ns < 1_000_000
+            last_ns = result.forward_start_ns
+            sizes.append(result.graph_size)
+    assert sizes[0] is None
+    assert set(sizes[1:]) == {4}  # three rows take the graph of four
 
 
 def test_the_same_steps_give_the_same_tokens_twice(random_model: MakeModel) -> None:
@@ -145,7 +176,8 @@ def test_steps_take_no_more_memory(random_model: MakeModel) -> None:
         generate(engine, PROMPTS, 200, builder=builder)
         torch.cuda.synchronize()
         assert torch.cuda.memory_reserved() <= before[0]
-        assert torch.cuda.mem_get_info()[0] >= before[1]
+        # a product of another size may load another kernel of cuBLAS
+        assert torch.cuda.mem_get_info()[0] >= before[1] - KERNEL_BYTES
 
 
 def test_a_closed_engine_gives_its_memory_back(random_model: MakeModel) -> None:

@@ -9,6 +9,10 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+STAGES = tl.constexpr(3)
+"""Of the pipeline of each walk over the logits: two blocks are on their way while one is looked at. A row has a program
+alone on a multiprocessor, so nothing else hides the way of a block."""
+
 
 @triton.jit
 def gumbel_tile(seed, position, chunk, LANES: tl.constexpr):
@@ -62,7 +66,7 @@ def find_threshold(
         step = (high - low + PIVOTS) // (PIVOTS + 1)
         pivots = low + step * (numbers + 1)
         reached = tl.zeros((PIVOTS,), tl.float32) + beyond
-        for start in range(0, VOCAB_SIZE, BLOCK):
+        for start in tl.range(0, VOCAB_SIZE, BLOCK, num_stages=STAGES):
             tokens = start + tl.arange(0, BLOCK)
             logits = tl.load(row_ptr + tokens, mask=tokens < VOCAB_SIZE, other=float("-inf"))
             keys = keys_of(logits, KEY_SHIFT).to(tl.int64)
@@ -93,7 +97,7 @@ def sums_at(
     weight_above = tl.zeros((BLOCK,), tl.float32)
     equal = tl.zeros((BLOCK,), tl.float32)
     weight_equal = tl.zeros((BLOCK,), tl.float32)
-    for start in range(0, VOCAB_SIZE, BLOCK):
+    for start in tl.range(0, VOCAB_SIZE, BLOCK, num_stages=STAGES):
         tokens = start + tl.arange(0, BLOCK)
         logits = tl.load(row_ptr + tokens, mask=tokens < VOCAB_SIZE, other=float("-inf"))
         keys = keys_of(logits, KEY_SHIFT).to(tl.int64)
@@ -116,7 +120,7 @@ def draw(
     best = tl.full((4, LANES), float("-inf"), tl.float32)
     best_tokens = tl.zeros((4, LANES), tl.int32) + VOCAB_SIZE
     num_seen = num_equal * 0.0
-    for chunk in range(NUM_CHUNKS):
+    for chunk in tl.range(0, NUM_CHUNKS, num_stages=STAGES):
         tokens = chunk_tokens(chunk, LANES)
         inside = tokens < VOCAB_SIZE
         logits = tl.load(row_ptr + tokens, mask=inside, other=float("-inf")).to(tl.float32)

@@ -167,8 +167,12 @@ def test_it_compiles(case: str, architecture: int, compiled: Callable[[Launch, i
         assert f"sm_{architecture}" in result.ptx
         assert result.shared_bytes <= SHARED_MEMORY_LIMITS[architecture], f"{name}: too much shared memory"
         assert result.stack_bytes == 0, f"{name}: {result.stack_bytes} bytes a thread are spilled"
-        if launch.num_stages > 1:
+        if launch.num_stages > 1 or launch.args.get("FILTER"):
             assert "cp.async" in result.ptx, f"{name}: loads aren't asynchronous"
+        if "PARTS" in launch.args:
+            chain = result.ptx.count("mma.sync") // (2 if launch.args["GATED"] else 1)
+            longest = launch.args["BLOCK_K"] * launch.args["BLOCK_N"] // (16 * 8 * launch.num_warps)
+            assert chain <= longest, f"{name}: warps don't share the inputs of a tile"
         if launch.num_stages > 1 and "key_ptr" in launch.args:
             block_n, head_dim = launch.args["BLOCK_N"], launch.args["BLOCK_D"]
             two_buffers = 2 * 2 * block_n * head_dim * launch.args["key_ptr"].itemsize

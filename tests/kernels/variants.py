@@ -23,6 +23,8 @@ def variant_of(launch: Launch) -> Hashable:
 
 
 def _fact_of(param: Any, value: Any) -> tuple[Hashable, ...]:
+    # On a GPU Triton refuses a number of numpy's, which its interpreter takes.
+    assert value is None or isinstance(value, torch.Tensor) or type(value) in (bool, int, float), (param.name, value)
     if param.is_constexpr or value is None:
         return ("constant", value)
     if isinstance(value, torch.Tensor):
@@ -40,6 +42,7 @@ def gathered(monkeypatch: pytest.MonkeyPatch) -> Iterator[Variants]:
     variants: Variants = set()
 
     def note(self: Launch) -> None:
+        assert all(type(size) is int for size in self.grid), self.grid
         if 0 in self.grid:
             return
         variants.add(variant_of(self))

@@ -155,6 +155,11 @@ def _parse(fields: dict[str, Any], model: str) -> NewPrompt:
         raise RequestError(f"n is {request.prompts[0].sampling.n}; a line has one result, so repeat the line instead")
     if request.prompts[0].tools is not None:
         raise RequestError("has tools, and a result is text; leave tools out, or ask a server (learnsgl serve)")
+    if request.prompts[0].template is not None:
+        raise RequestError(
+            "has add_generation_prompt, continue_final_message or chat_template_kwargs, which only a server takes; "
+            "leave it out, or ask one (learnsgl serve)"
+        )
     if request.echo:
         raise RequestError("has echo, and the result holds the prompt anyway; leave it out")
     return request.prompts[0]

@@ -44,6 +44,17 @@ class ToolsMsg(msgspec.Struct, omit_defaults=True):
     """Whether an answer may hold more than one call."""
 
 
+class TemplateMsg(msgspec.Struct, omit_defaults=True):
+    """How a chat is rendered, where its client doesn't want it as usual."""
+
+    add_generation_prompt: bool = True
+    """Whether the text ends with the beginning of an answer."""
+    continue_final_message: bool = False
+    """Whether the text ends within the last message, which the answer goes on with."""
+    values: str | None = None
+    """More variables for the template, as a JSON object's text: its numbers may be larger than a message's."""
+
+
 class TokenizeMsg(msgspec.Struct, tag="TokenizeMsg", tag_field="type", omit_defaults=True):
     """API server to tokenizer: a new request. Exactly one of `text`, `input_ids` and `messages` is given."""
 
@@ -57,6 +68,7 @@ class TokenizeMsg(msgspec.Struct, tag="TokenizeMsg", tag_field="type", omit_defa
     """The answer begins with the prompt; where that came as token ids, its text is wanted."""
     tools: ToolsMsg | None = None
     """With a chat: what the answer may call. The tokenizer writes the grammar of the answer."""
+    template: TemplateMsg | None = None
 
 
 class AbortMsg(msgspec.Struct, tag="AbortMsg", tag_field="type", omit_defaults=True):
@@ -82,6 +94,7 @@ class TextCallMsg(msgspec.Struct, tag="TextCallMsg", tag_field="type", omit_defa
     """Of text: whether those are added that the model wants at its beginning; of token ids: whether they give text."""
     with_strings: bool = False
     """Whether each token is wanted as text, too."""
+    template: TemplateMsg | None = None
 
 
 class FlushCacheMsg(msgspec.Struct, tag="FlushCacheMsg", tag_field="type"):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from learnsgl.core import SamplingParams
-from learnsgl.message.types import ErrorInfo, ToolsMsg
+from learnsgl.message.types import ErrorInfo, TemplateMsg, ToolsMsg
 
 _PROMPT_PARAMS = ("messages", "prompt")
 """What the tokenizer and the scheduler call the prompt, whichever field it came in."""
@@ -28,6 +28,7 @@ class NewPrompt:
         without_answer: only the prompt is wanted, with its log-probabilities; the one token that is sampled after it
             isn't part of the answer. The idea is vLLM's, for `max_tokens` 0.
         tools: what the answer may call.
+        template: how a chat is rendered, where not as usual.
     """
 
     sampling: SamplingParams
@@ -36,6 +37,7 @@ class NewPrompt:
     messages: list[dict[str, Any]] | None = None
     without_answer: bool = False
     tools: ToolsMsg | None = None
+    template: TemplateMsg | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -155,6 +155,9 @@ class ChatCompletionRequest(Constrained, kw_only=True):
     tools: Annotated[list[FunctionTool], msgspec.Meta(extra_json_schema={"maxItems": MAX_TOOLS})] | None = None
     tool_choice: ToolChoiceName | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
 

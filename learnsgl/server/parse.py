@@ -15,6 +15,7 @@ from learnsgl.core import SamplingParams
 from learnsgl.errors import RequestError
 from learnsgl.message.types import ToolChoice
 from learnsgl.server.body import OtherFields, convert, explained, read_object
+from learnsgl.server.chat_template import read_template
 from learnsgl.server.new_request import NewPrompt, NewRequest
 from learnsgl.server.openai import (
     COMPLETION_MAX_TOKENS,
@@ -55,7 +56,7 @@ def parse_chat(body: bytes, served_model: str) -> NewRequest:
     sampling = checked_sampling(values | {"grammar": form.grammar}, names)
     stream, include_usage = _streaming(request.stream, request.stream_options)
     messages = [plain_message(message, f"messages[{index}]") for index, message in enumerate(request.messages)]
-    prompt = NewPrompt(sampling, messages=messages, tools=tools)
+    prompt = NewPrompt(sampling, messages=messages, tools=tools, template=read_template(request, messages))
     grammar_param = "tools" if tools is not None and form.grammar is None else form.param
     return NewRequest((prompt,), stream, include_usage, "messages", len(body), grammar_param=grammar_param)
 

@@ -107,11 +107,11 @@ class RequestHub:
             self._timers[live.uid] = loop.call_later(self._timeout_s, self._time_out, live)
         try:
             for uid, prompt in zip(live.uids, request.prompts, strict=True):
-                self._send(
-                    TokenizeMsg(
-                        uid, prompt.sampling, prompt.text, prompt.input_ids, prompt.messages, request.echo, prompt.tools
-                    )
-                )
+                message = TokenizeMsg(
+                    uid, prompt.sampling, prompt.text, prompt.input_ids, prompt.messages, request.echo, prompt.tools,
+                    prompt.template,
+                )  # fmt: skip
+                self._send(message)
         except Exception:  # a defect, and one that must not leave a request that never ends
             self._end(live, DEFECT)
             raise

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Awaitable, Callable
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 from fastapi import FastAPI, Request
@@ -19,6 +19,7 @@ from learnsgl import __version__
 from learnsgl.errors import RequestError
 from learnsgl.message.types import FlushCacheMsg, TextCallMsg
 from learnsgl.server.body import OtherFields, convert, read_object
+from learnsgl.server.chat_template import read_template, refuse_without_chat
 from learnsgl.server.http import ModelCard, json_response
 from learnsgl.server.http_trace import HttpTrace
 from learnsgl.server.limits import Limits
@@ -40,6 +41,9 @@ class TokenizeRequest(msgspec.Struct):
     messages: Annotated[list[ChatMessage], msgspec.Meta(min_length=1)] | None = None
     add_special_tokens: bool | None = None
     return_token_strs: bool | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
 
 
 class DetokenizeRequest(msgspec.Struct):
@@ -57,7 +61,7 @@ class AbortRequest(msgspec.Struct):
     abort_all: bool | None = None
 
 
-OTHERS = OtherFields({"add_generation_prompt": (True,), "continue_final_message": (False,), "tools": ([],)})
+OTHERS = OtherFields({"tools": ([],)})
 """Fields of the tools' bodies that aren't supported, as `openai.NEUTRAL`."""
 
 _ID_PREFIXES = ("chatcmpl-", "cmpl-", "")
@@ -86,12 +90,15 @@ class ToolRoutes:
         if (given.prompt is None) == (given.messages is None):
             which = "neither" if given.prompt is None else "both"
             raise RequestError(f"{which} of prompt and messages is given; give exactly one", param="prompt")
-        chat = None
+        chat, template = None, None
         if given.messages is not None:
             chat = [plain_message(message, f"messages[{index}]") for index, message in enumerate(given.messages)]
+            template = read_template(given, chat)
+        else:
+            refuse_without_chat(given)
         add_special = given.add_special_tokens is None or given.add_special_tokens
         with_strings = bool(given.return_token_strs)
-        reply = await self._hub.call(TextCallMsg(0, given.prompt, chat, None, add_special, with_strings))
+        reply = await self._hub.call(TextCallMsg(0, given.prompt, chat, None, add_special, with_strings, template))
         tokens = reply.token_ids or []
         return json_response(
             {

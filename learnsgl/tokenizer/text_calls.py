@@ -34,7 +34,7 @@ def _answer(message: TextCallMsg, tokenizer: Tokenizer) -> CallReply:
         text = tokenizer.decode(message.token_ids, skip_special_tokens=not message.special_tokens)
         return CallReply(message.call, text)
     if message.messages is not None:
-        ids = tokenizer.encode_chat(message.messages)
+        ids = tokenizer.encode_chat(message.messages, template=message.template)
     else:
         ids = tokenizer.encode_text(message.text or "", add_special_tokens=message.special_tokens)
     strings = [tokenizer.token_bytes(token_id).decode(errors="replace") for token_id in ids]

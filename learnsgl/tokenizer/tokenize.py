@@ -12,16 +12,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from tokenizers import Tokenizer as BackendTokenizer
 from transformers import PreTrainedTokenizerFast
 
 from learnsgl.core import ROLES
 from learnsgl.errors import ModelNotFoundError, RequestError, UnsupportedModelError
-from learnsgl.message.types import ToolsMsg
+from learnsgl.message.types import TemplateMsg, ToolsMsg
 from learnsgl.tokenizer.decoders import ByteDecoder, ByteTable, TokenDecoder, WindowDecoder, is_byte_level
 from learnsgl.tokenizer.tool_forms import CALL_BEGIN, CALL_END, MARKS, PYTHON_TAG, CallForm
 from learnsgl.tokenizer.tool_grammar import CallTokens
-from learnsgl.tokenizer.tool_prompt import RENDER_ERRORS, ToolPrompt
+from learnsgl.tokenizer.tool_prompt import AS_USUAL, RENDER_ERRORS, ToolPrompt
 
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
@@ -71,7 +72,9 @@ class Tokenizer:
         plain = [index for index, token in sorted(added.items()) if not token.special and token.content not in MARKS]
         return CallTokens(ids.get(CALL_BEGIN), ids.get(CALL_END), ids.get(PYTHON_TAG), tuple(plain))
 
-    def encode_chat(self, messages: Sequence[Mapping[str, Any]], tools: ToolsMsg | None = None) -> list[int]:
+    def encode_chat(
+        self, messages: Sequence[Mapping[str, Any]], tools: ToolsMsg | None = None, template: TemplateMsg | None = None
+    ) -> list[int]:
         """Token ids of a chat, rendered with the model's template up to where the assistant's answer begins.
 
         The template writes every special token itself, so none is added. As in vLLM, a special token that is
@@ -81,14 +84,17 @@ class Tokenizer:
             messages: OpenAI's messages: `role`, and `content` as a string or a list of text parts; the assistant's may
                 have `tool_calls`.
             tools: what the answer may call.
+            template: where the text is to end elsewhere, and what else the template is given.
 
         Raises:
             RequestError: the messages are malformed, or the model's template has no place for them, or the model
                 has no template.
         """
-        return self._encode(self.render_chat(messages, tools), add_special_tokens=False, param="messages")
+        return self._encode(self.render_chat(messages, tools, template), add_special_tokens=False, param="messages")
 
-    def render_chat(self, messages: Sequence[Mapping[str, Any]], tools: ToolsMsg | None = None) -> str:
+    def render_chat(
+        self, messages: Sequence[Mapping[str, Any]], tools: ToolsMsg | None = None, template: TemplateMsg | None = None
+    ) -> str:
         """The text that `encode_chat` tokenizes.
 
         Raises:
@@ -104,18 +110,25 @@ class Tokenizer:
             raise RequestError("messages is empty; at least one message is needed", param="messages")
         plain = [self._plain_message(index, message) for index, message in enumerate(messages)]
         try:
-            return self._tool_prompt.render(plain, tools)
+            return self._tool_prompt.render(plain, tools, template or AS_USUAL)
         except RENDER_ERRORS as error:
             raise RequestError(
                 f"the model's chat template doesn't take these messages: {error}", param="messages"
             ) from error
 
-    def _render(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None) -> str:
+    def _render(
+        self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None, asked: TemplateMsg
+    ) -> str:
         """The chat template itself, in transformers' sandbox."""
         if not self.has_chat_template:
             raise ValueError("there is no chat template")
         template: Any = self._wrapped.apply_chat_template  # its annotations know text content only
-        return str(template(messages, tools=tools, tokenize=False, add_generation_prompt=True))
+        values = {} if asked.values is None else msgspec.json.decode(asked.values)
+        text = template(
+            messages, tools=tools, tokenize=False, add_generation_prompt=asked.add_generation_prompt,
+            continue_final_message=asked.continue_final_message, **values,
+        )  # fmt: skip
+        return str(text)
 
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
         """The text of a whole sequence of tokens."""

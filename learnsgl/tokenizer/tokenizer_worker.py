@@ -94,7 +94,7 @@ class TokenizerWorker:
 
     def _encode(self, message: TokenizeMsg) -> Int32Array:
         if message.messages is not None:
-            ids = self._tokenizer.encode_chat(message.messages, message.tools)
+            ids = self._tokenizer.encode_chat(message.messages, message.tools, message.template)
         elif message.text is not None:
             ids = self._tokenizer.encode_text(message.text)
         else:

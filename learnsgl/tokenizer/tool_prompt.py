@@ -14,15 +14,19 @@ from typing import Any
 import jinja2
 import msgspec
 
-from learnsgl.message.types import ToolsMsg
+from learnsgl.message.types import TemplateMsg, ToolsMsg
 from learnsgl.tokenizer.tool_forms import CALL_BEGIN, CALL_END, CallForm, tools_of
 from learnsgl.tokenizer.tool_text import arguments_of
 
 Message = dict[str, Any]
-Render = Callable[[Sequence[Message], Sequence[Mapping[str, Any]] | None], str]
-"""The text of messages and tools, as the model's chat template renders them."""
+Render = Callable[[Sequence[Message], Sequence[Mapping[str, Any]] | None, TemplateMsg], str]
+"""The text of messages and tools, as the model's chat template renders them with what the client wants of it."""
 
-RENDER_ERRORS = (jinja2.TemplateError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError)
+AS_USUAL = TemplateMsg()
+"""Up to where the answer begins, with no more variables."""
+RENDER_ERRORS = (
+    jinja2.TemplateError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError, RecursionError
+)  # fmt: skip
 """What a template raises: it refuses with `raise_exception`, or trips over what it didn't expect."""
 
 RESULT_BEGIN = "<tool_response>"
@@ -51,21 +55,22 @@ class ToolPrompt:
     def __init__(self, render: Render) -> None:
         self._render = render
 
-    def render(self, messages: Sequence[Message], asked: ToolsMsg | None) -> str:
+    def render(self, messages: Sequence[Message], asked: ToolsMsg | None, template: TemplateMsg = AS_USUAL) -> str:
         """The text of a chat.
 
         Args:
             messages: with content as text; past calls have their arguments as JSON text.
             asked: the tools that the chat may call, if there are any.
+            template: where the text ends, and more variables.
         """
         tools = [] if asked is None else tools_of(asked)
         chat = [_with_arguments(message) for message in messages]
         has_past = any(message["role"] == "tool" or "tool_calls" in message for message in chat)
         if not tools and not has_past:
-            return self._render(chat, None)
+            return self._render(chat, None, template)
         if self.form is not CallForm.GENERIC:
-            return self._render(chat, tools or None)
-        return self._render(self._told(as_text(chat), tools) if tools else as_text(chat), None)
+            return self._render(chat, tools or None, template)
+        return self._render(self._told(as_text(chat), tools) if tools else as_text(chat), None, template)
 
     @cached_property
     def form(self) -> CallForm:
@@ -80,8 +85,8 @@ class ToolPrompt:
         ]
         tools = [{"type": "function", "function": function}]
         try:
-            knows_tools = _MARKER in self._render([question], tools)
-            text = self._render(past, tools)
+            knows_tools = _MARKER in self._render([question], tools, AS_USUAL)
+            text = self._render(past, tools, AS_USUAL)
         except RENDER_ERRORS:
             return CallForm.GENERIC
         found = (form for form, pattern in _CALL_FORMS.items() if re.search(pattern, text))
@@ -91,7 +96,8 @@ class ToolPrompt:
     def _takes_system(self) -> bool:
         """Whether the template has a place for a system message."""
         try:
-            text = self._render([{"role": "system", "content": _MARKER}, {"role": "user", "content": "?"}], None)
+            chat = [{"role": "system", "content": _MARKER}, {"role": "user", "content": "?"}]
+            text = self._render(chat, None, AS_USUAL)
         except RENDER_ERRORS:
             return False
         return _MARKER in text

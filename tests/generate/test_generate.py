@@ -152,6 +152,10 @@ def test_it_is_recorded_without_what_was_asked(run: Run, tmp_path: Path) -> None
             '"tools": [{"type": "function", "function": {"name": "f"}}]}',
             "has tools, and a result is text",
         ),
+        (
+            '{"messages": [{"role": "user", "content": "a"}], "chat_template_kwargs": {"enable_thinking": false}}',
+            "has add_generation_prompt, continue_final_message or chat_template_kwargs, which only a server takes",
+        ),
     ],
 )
 def test_a_malformed_line_is_refused_with_its_number(

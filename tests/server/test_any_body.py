@@ -75,7 +75,10 @@ def check_request(request: NewRequest) -> None:
     """Its messages reach the tokenizer as they were."""
     decoder = MessageDecoder(tokenizer_channel(0))
     for prompt in request.prompts:
-        message = TokenizeMsg(1, prompt.sampling, prompt.text, prompt.input_ids, prompt.messages, request.echo)
+        message = TokenizeMsg(
+            1, prompt.sampling, prompt.text, prompt.input_ids, prompt.messages, request.echo, prompt.tools,
+            prompt.template,
+        )  # fmt: skip
         payload = encode_messages([message])
         assert len(payload) <= MAX_MESSAGE_BYTES
         assert decoder.decode(payload) == [message]

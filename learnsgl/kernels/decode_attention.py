@@ -17,7 +17,7 @@ from learnsgl.kernels.launch import Launch, check_rows, power_of_2
 from learnsgl.kernels.own_tokens import OwnTokens, own_args, rotated
 from learnsgl.kernels.paged_attention import LOG2_E, attend
 
-_COMBINE_BLOCK = 8
+_COMBINE_BLOCK = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +135,7 @@ def decode_attention_launches(
     if num_splits == 1:
         return [split]
     args = {"SPLITS_BLOCK": MAX_SPLITS, "STEP": _COMBINE_BLOCK}
-    return [split, Launch(_combine_kernel, (tokens.num_tokens, num_heads, 1), args | shared, num_warps=2)]
+    return [split, Launch(_combine_kernel, (tokens.num_tokens, num_heads, 1), args | shared, num_warps=4)]
 
 
 def decode_attention_bytes(

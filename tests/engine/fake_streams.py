@@ -1,7 +1,7 @@
 """CUDA's streams, made up, with a judge: every operator counts as work of the current stream, and races are errors.
 
 `test_cuda_streams.py` runs the GPU's executor on it, with the model on the CPU. As strict as CUDA: a stream knows only
-of the work that it waited for, and memory that another stream than its own has used is recorded there before it is freed.
+of the work that it waited for, and memory that a stream beside its own has used is recorded there before it is freed.
 """
 
 from __future__ import annotations

@@ -98,7 +98,7 @@ def test_the_host_has_what_it_waited_for_and_not_before(judge: Judge, monkeypatc
     with judge:
         array = transfers.download(torch.arange(3, dtype=torch.int32))
         done = transfers.downloaded()
-        with pytest.raises(AssertionError, match="the host reads what {'down'} may still write"):
+        with pytest.raises(AssertionError, match=r"the host reads what \{'down'\} may still write"):
             judge.assert_arrived(memory)
         done.synchronize()
         judge.assert_arrived(memory)

@@ -109,7 +109,7 @@ def test_two_recordings_with_more_or_less_than_one_option_are_refused(pairs):
     trace = pairs["policy"][0]
     with pytest.raises(ValueError, match="and these do: none"):
         changed_option(trace, trace)
-    with pytest.raises(ValueError, match="these do: num_pages, .*max_prefill_length"):
+    with pytest.raises(ValueError, match=r"these do: num_pages, .*max_prefill_length"):
         changed_option(trace, pairs["pages"][0])
 
 

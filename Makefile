@@ -28,7 +28,7 @@ help:
 	@echo '  make bench   measures speed, memory and what recording costs, and writes docs/benchmarks.md;'
 	@echo '               close what else runs first (20 minutes at most)'
 	@echo '  make test    style, types and all tests: what must hold before a change is merged'
-	@echo '  make soak    10,000 requests and ten minutes of random load: nothing may leak (15 minutes)'
+	@echo '  make soak    10,000 requests and fifteen minutes of random load: nothing may leak (25 minutes)'
 	@echo '  make gpu-check  on a machine with an NVIDIA GPU, also without a network: the tests, benchmarks and'
 	@echo '               recordings that need one, within 20 minutes, as files in gpu-check/'
 	@echo

@@ -1,7 +1,7 @@
 """Thousands of requests in a row, slow readers, and a soak: memory stays flat, and nothing is leaked.
 
-`make soak` runs those with the mark `soak`: 10,000 requests, and ten minutes of random load. With `ARGS="--soak-results
-FOLDER"` what they have measured is written there; docs/soak.md shows the last that was.
+`make soak` runs those with the mark `soak`: 10,000 requests, and fifteen minutes of random load. With
+`ARGS="--soak-results FOLDER"` what they have measured is written there; docs/soak.md shows the last that was.
 """
 
 from __future__ import annotations

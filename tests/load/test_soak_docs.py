@@ -12,7 +12,7 @@ from tests.load.results import summary, table
 DOCS = Path(__file__).parents[2] / "docs"
 
 
-@pytest.mark.parametrize("name", ["ten_thousand", "random_load"])
+@pytest.mark.parametrize("name", ["ten_thousand", "random_load", "constrained"])
 def test_the_page_holds_the_figures_of_the_raw_results(name: str) -> None:
     page = (DOCS / "soak.md").read_text(encoding="utf-8")
     facts = json.loads((DOCS / "soak" / f"{name}.json").read_text(encoding="utf-8"))

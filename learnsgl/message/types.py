@@ -69,6 +69,7 @@ class TokenizeMsg(msgspec.Struct, tag="TokenizeMsg", tag_field="type", omit_defa
     tools: ToolsMsg | None = None
     """With a chat: what the answer may call. The tokenizer writes the grammar of the answer."""
     template: TemplateMsg | None = None
+    """With a chat: how it is rendered; `None`: as usual."""
 
 
 class AbortMsg(msgspec.Struct, tag="AbortMsg", tag_field="type", omit_defaults=True):
@@ -95,6 +96,7 @@ class TextCallMsg(msgspec.Struct, tag="TextCallMsg", tag_field="type", omit_defa
     with_strings: bool = False
     """Whether each token is wanted as text, too."""
     template: TemplateMsg | None = None
+    """With a chat: how it is rendered; `None`: as usual."""
 
 
 class FlushCacheMsg(msgspec.Struct, tag="FlushCacheMsg", tag_field="type"):

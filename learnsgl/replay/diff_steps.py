@@ -30,8 +30,11 @@ class Aspect(Enum):
     CACHED = ("tokens found in the cache", ("cache_type", "page_size", "prefix_wait_tokens", "num_pages"))
     BLOCKED = (
         "who had to wait, and why",
-        ("max_running_requests", "num_pages", "page_size", "max_prefill_length", "prefix_wait_tokens", "cache_type"),
-    )
+        (
+            "max_running_requests", "num_pages", "page_size", "max_prefill_length", "policy", "max_decode_wait_steps",
+            "prefix_wait_tokens", "cache_type",
+        ),
+    )  # fmt: skip
     DECODES = ("whose answers went on", ("policy", "max_decode_wait_steps", "overlap", "max_running_requests"))
     CHUNKS = (
         "prompt tokens in the step",

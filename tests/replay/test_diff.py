@@ -53,6 +53,13 @@ def test_a_recording_does_not_part_from_itself(path: Path) -> None:
     assert diff(Trace.open(path), Trace.open(path)).is_same
 
 
+def test_another_limit_of_waiting_parts_where_an_answer_may_go_on(tmp_path: Path) -> None:
+    chunks = {"max_prefill_length": 16}
+    found = compare(tmp_path, SHARED, {"max_decode_wait_steps": 1, **chunks}, {"max_decode_wait_steps": 8, **chunks})
+    assert "--max-decode-wait-steps is 1 in A and 8 in B" in texts(parted(found))
+    assert [item.name for item in found.options] == ["max_decode_wait_steps"]
+
+
 def test_another_policy_parts_where_an_answer_waits(tmp_path: Path) -> None:
     chunks = {"max_prefill_length": 16}
     found = compare(tmp_path, SHARED, {"policy": "prefill-first", **chunks}, {"policy": "mixed", **chunks})
